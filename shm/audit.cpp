@@ -1,0 +1,272 @@
+#include "shm/audit.hpp"
+
+#include "shm/block.hpp"
+
+#include <fmt/format.h>
+
+namespace sluice {
+
+namespace {
+
+struct BlockSeen {
+  std::uint64_t low = 0;
+  std::uint64_t references = 0;
+};
+
+class Walk {
+ public:
+  Walk(const Segment& segment, const ReferenceSource* source) : segment_(segment), source_(source) {
+    report_.live_by_class.resize(segment.classes().count());
+  }
+
+  AuditReport run() {
+    units();
+    cells();
+    if (source_ != nullptr)
+      source_->visit(segment_, report_, [this](Handle handle) { refer(handle, "a queue"); });
+    counts();
+    return std::move(report_);
+  }
+
+ private:
+  template <class... Args>
+  void violation(std::uint64_t key, fmt::format_string<Args...> format, Args&&... args) {
+    if (report_.violations.size() < violations_max)
+      report_.violations.push_back({fmt::format(format, std::forward<Args>(args)...), key});
+  }
+
+  std::uint64_t key_of(std::uint64_t unit, std::uint32_t slot, std::uint64_t generation) const {
+    return segment_.split().make(generation, unit, slot).value;
+  }
+
+  void units() {
+    const auto committed = segment_.units_committed();
+    report_.counts.units_committed = committed;
+    for (std::uint64_t unit = 0; unit < committed; ++unit) {
+      const auto word = load(segment_.unit(unit).word, acquire);
+      switch (unit_word::State::get(word)) {
+        case static_cast<std::uint64_t>(UnitState::free):
+        case static_cast<std::uint64_t>(UnitState::free_uncommitted): ++report_.counts.units_free; break;
+        case static_cast<std::uint64_t>(UnitState::reserved):
+          ++report_.counts.units_reserved;
+          tagged_by_open_operation(unit, word, "reserved");
+          break;
+        case static_cast<std::uint64_t>(UnitState::slab): slab(unit, word); break;
+        case static_cast<std::uint64_t>(UnitState::run): unit = run(unit, word, committed); break;
+        case static_cast<std::uint64_t>(UnitState::storage): unit = storage(unit, word, committed); break;
+        case static_cast<std::uint64_t>(UnitState::interior):
+          // Runs step over their interior: this one has no head, or is being taken or freed.
+          tagged_by_open_operation(unit, word, "interior without a head");
+          break;
+        default:
+          violation(unit, "unit {}: state {}, expected at most {}", unit, unit_word::State::get(word),
+                    unit_state_max);
+      }
+    }
+  }
+
+  // Legal only while some lane's logged operation covers the unit.
+  void tagged_by_open_operation(std::uint64_t unit, std::uint64_t word, std::string_view what) {
+    for (std::uint64_t lane = 1; lane < segment_.header().lane_count; ++lane) {
+      const auto& row = segment_.lane_row(lane);
+      const auto sequence = load(row.log.sequence, acquire);
+      if (sequence == 0 || sequence != load(row.sequence, acquire)) continue;
+      const auto first = load(row.log.first, relaxed);
+      const auto count = load(row.log.count, relaxed);
+      if (unit >= first && unit - first < count) return;
+    }
+    violation(unit, "unit {}: {} (lane {}, tag {}), but no open operation covers it", unit, what,
+              unit_word::Lane::get(word), unit_word::Tag::get(word));
+  }
+
+  void slab(std::uint64_t unit, std::uint64_t word) {
+    ++report_.counts.slabs;
+    const auto size_class = static_cast<std::uint32_t>(unit_word::Class::get(word));
+    const auto lane = unit_word::Lane::get(word);
+    if (size_class >= segment_.classes().count()) {
+      violation(unit, "unit {}: slab of class {}, expected below {}", unit, size_class,
+                segment_.classes().count());
+      return;
+    }
+    if (lane == 0 || lane >= segment_.header().lane_count) {
+      violation(unit, "unit {}: slab owned by lane {}, expected 1 to {}", unit, lane,
+                segment_.header().lane_count - 1);
+      return;
+    }
+    const auto owner = lane_word::Incarnation::get(load(segment_.lane_row(lane).word, acquire));
+    if (owner != unit_word::Tag::get(word)) ++report_.counts.slabs_orphaned;
+    if (owner < unit_word::Tag::get(word))
+      violation(unit, "unit {}: slab of incarnation {} of lane {}, which has only reached {}", unit,
+                unit_word::Tag::get(word), lane, owner);
+    const auto bands = bands_for(segment_.classes().bytes(size_class));
+    if (const auto committed = load(segment_.unit(unit).bands, relaxed); committed < bands) {
+      violation(unit, "unit {}: {} bands of truth words committed, its class needs {}", unit, committed,
+                bands);
+      return;
+    }
+    for (std::uint32_t slot = 0; slot < segment_.classes().slots(size_class); ++slot) {
+      const auto low = truth_low(unit, slot);
+      if (truth::state(low) == BlockState::live) {
+        ++report_.live_by_class[size_class];
+        live(unit, slot, low, segment_.classes().bytes(size_class));
+      } else {
+        not_live(unit, slot, low);
+      }
+    }
+  }
+
+  std::uint64_t truth_low(std::uint64_t unit, std::uint32_t slot) const {
+    return load(segment_.truth_word(unit, slot).low, acquire);
+  }
+
+  void live(std::uint64_t unit, std::uint32_t slot, std::uint64_t low, std::uint64_t bytes) {
+    ++report_.counts.blocks_live;
+    report_.counts.block_bytes_live += bytes;
+    const auto generation = truth::Generation::get(low);
+    if (generation == 0 || generation > segment_.split().generation_max())
+      violation(key_of(unit, slot, 0), "block {}:{}: live in generation {}, expected 1 to {}", unit, slot,
+                generation, segment_.split().generation_max());
+    if (truth::Count::get(low) == 0)
+      violation(key_of(unit, slot, generation), "block {}:{}: live with a count of 0", unit, slot);
+    blocks_[key_of(unit, slot, generation)].low = low;
+  }
+
+  void not_live(std::uint64_t unit, std::uint32_t slot, std::uint64_t low) {
+    switch (truth::State::get(low)) {
+      case static_cast<std::uint64_t>(BlockState::freeing): ++report_.counts.blocks_freeing; break;
+      case static_cast<std::uint64_t>(BlockState::retired): ++report_.counts.blocks_retired; break;
+      case static_cast<std::uint64_t>(BlockState::free): break;
+      default:
+        violation(key_of(unit, slot, 0), "block {}:{}: state {}, expected at most 3", unit, slot,
+                  truth::State::get(low));
+    }
+    if (truth::Count::get(low) != 0)
+      violation(key_of(unit, slot, 0), "block {}:{}: not live, but counts {} references", unit, slot,
+                truth::Count::get(low));
+    if (truth::Generation::get(low) > segment_.split().generation_max())
+      violation(key_of(unit, slot, 0), "block {}:{}: generation {}, expected at most {}", unit, slot,
+                truth::Generation::get(low), segment_.split().generation_max());
+  }
+
+  // The interior must be this head's. Returns the last unit that belongs to it.
+  std::uint64_t span_of(std::uint64_t unit, std::uint64_t word, std::uint64_t committed,
+                        std::string_view what) {
+    const std::uint64_t count = load(segment_.unit(unit).run_units, relaxed);
+    if (count == 0 || count > committed - unit) {
+      violation(unit, "unit {}: {} of {} units, expected 1 to {}", unit, what, count, committed - unit);
+      return unit;
+    }
+    const auto interior = unit_word::State::set(word, static_cast<std::uint64_t>(UnitState::interior));
+    for (std::uint64_t i = 1; i < count; ++i) {
+      const auto found = load(segment_.unit(unit + i).word, acquire);
+      if (found == interior && load(segment_.unit(unit + i).run_offset, relaxed) == i) continue;
+      if (in_open_operation(unit)) return unit + i - 1;
+      violation(unit + i, "unit {}: should be interior {} of the {} at unit {}, but holds word {:#x}",
+                unit + i, i, what, unit, found);
+      return unit + i - 1;
+    }
+    return unit + count - 1;
+  }
+
+  bool in_open_operation(std::uint64_t unit) {
+    const auto before = report_.violations.size();
+    tagged_by_open_operation(unit, 0, "");
+    const bool covered = report_.violations.size() == before && before < violations_max;
+    report_.violations.resize(std::min(before, report_.violations.size()));
+    return covered;
+  }
+
+  std::uint64_t run(std::uint64_t unit, std::uint64_t word, std::uint64_t committed) {
+    const auto last = span_of(unit, word, committed, "run");
+    ++report_.counts.runs;
+    report_.counts.run_units += last - unit + 1;
+    const auto low = truth_low(unit, 0);
+    if (truth::state(low) == BlockState::live) {
+      live(unit, 0, low, (last - unit + 1) * unit_bytes);
+    } else {
+      not_live(unit, 0, low);
+      tagged_by_open_operation(unit, word, "head of a run that is not live");
+    }
+    return last;
+  }
+
+  std::uint64_t storage(std::uint64_t unit, std::uint64_t word, std::uint64_t committed) {
+    const auto last = span_of(unit, word, committed, "queue storage");
+    report_.counts.storage_units += last - unit + 1;
+    if (source_ != nullptr && !source_->owns_storage(segment_, static_cast<std::uint32_t>(unit)))
+      tagged_by_open_operation(unit, word, "queue storage that no queue names");
+    return last;
+  }
+
+  void cells() {
+    for (LaneId lane = 1; lane < segment_.header().lane_count; ++lane) {
+      const auto view = lane_view(segment_, lane);
+      const auto cells = load(view.row->cell_count, acquire);
+      if (lane_word::Active::get(load(view.row->word, acquire)) != 0) ++report_.counts.lanes_active;
+      if (cells > segment_.header().cells_per_lane)
+        violation(lane, "lane {}: {} cells, expected at most {}", lane, cells,
+                  segment_.header().cells_per_lane);
+      for (std::uint32_t i = 0; i < view.cell_count; ++i) cell(lane, i, view.cells[i]);
+    }
+  }
+
+  void cell(LaneId lane, std::uint32_t index, const Cell& cell) {
+    const auto aux = load(cell.aux, acquire);
+    const Handle handle{load(cell.handle, acquire)};
+    if (cell_aux::Kind::get(aux) > cell_aux::kind_max)
+      violation(key_of(lane, index % 1024, 0), "lane {} cell {}: kind {}, expected at most {}", lane, index,
+                cell_aux::Kind::get(aux), cell_aux::kind_max);
+    if (!handle) return;
+    ++report_.counts.cells_used;
+    const auto kind = cell_aux::Kind::get(aux);
+    if ((kind == cell_aux::push || kind == cell_aux::pop) && source_ != nullptr &&
+        !source_->cell_holds(segment_, aux))
+      return;
+    // A cell counts only while its block is live in its generation: else it is an allocation that did not
+    // happen yet, or a free that did. That it names something that could be a block is still required.
+    const auto& split = segment_.split();
+    if (split.unit(handle) >= segment_.units_committed()) {
+      violation(handle.value, "lane {} cell {}: handle {:#x} names unit {} of {}", lane, index, handle.value,
+                split.unit(handle), segment_.units_committed());
+      return;
+    }
+    const auto view = locate(segment_, handle);
+    if (view.word != nullptr && truth::state(view.low) == BlockState::live &&
+        truth::Generation::get(view.low) == split.generation(handle))
+      refer(handle, fmt::format("lane {} cell {}", lane, index));
+  }
+
+  void refer(Handle handle, std::string_view who) {
+    ++report_.counts.references;
+    const auto found = blocks_.find(handle.value);
+    if (found == blocks_.end())
+      violation(handle.value, "handle {:#x}: {} refers to it, but no such block is live", handle.value, who);
+    else
+      ++found->second.references;
+  }
+
+  void counts() {
+    for (const auto& [handle, block] : blocks_) {
+      const auto count = truth::Count::get(block.low);
+      const auto held = block.references + ((truth::Flags::get(block.low) & truth::flag_epoch) != 0 ? 1 : 0);
+      if (count == held) continue;
+      violation(handle, "block {}:{} generation {}: count {}, but {} references",
+                segment_.split().unit({handle}), segment_.split().slot({handle}),
+                segment_.split().generation({handle}), count, held);
+    }
+  }
+
+  static constexpr std::size_t violations_max = 10000;  // a damaged file does not fill memory
+  const Segment& segment_;
+  const ReferenceSource* source_;
+  AuditReport report_;
+  std::unordered_map<std::uint64_t, BlockSeen> blocks_;
+};
+
+}  // namespace
+
+AuditReport audit_heap(const Segment& segment, const ReferenceSource* source) {
+  return Walk(segment, source).run();
+}
+
+}  // namespace sluice

@@ -1,0 +1,157 @@
+// One lane's heap: allocate and release blocks, with everything on the fast path private to the thread.
+//
+//   allocate ── current slab of the class ── a free bit ── cell = handle, truth = LIVE
+//                  │ empty
+//                  └─ harvest what others freed here ─ next partial slab ─ harvest full ones ─ empty slab
+//                     ─ adopt an orphan ─ a fresh unit (the file grows) ─ exhausted
+//
+// Invariants
+//   1. Free bits are a private hint, rebuilt from truth words on adoption: only this lane turns slots of
+//      its slabs from free to live.
+//   2. A slot is taken at or after the place of the last one, round the slab: wear spreads.
+//   3. A reference is a cell; a cell is reserved before anything is touched.
+// Thread safety: none; the lane's own thread. Blocks may be released through any lane.
+#pragma once
+
+#include "shm/block.hpp"
+#include "shm/units.hpp"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <memory>
+#include <vector>
+
+namespace sluice {
+
+/// A reference that this lane holds: the block and the ledger cell that counts it.
+struct Reference {
+  Handle handle;
+  std::uint32_t cell = 0;
+
+  explicit operator bool() const noexcept { return bool(handle); }
+};
+
+class Heap {
+ public:
+  /// For a lane that the caller has claimed and whose ledger is committed.
+  explicit Heap(const LaneView& lane);
+  Heap(const Heap&) = delete;
+  Heap& operator=(const Heap&) = delete;
+  ~Heap();
+
+  /// Allocate a block of at least `bytes` bytes.
+  ///
+  /// bytes    [1, Segment::block_bytes_max]; rounded up to the size class or to units
+  /// returns  the reference; the block is 64-byte aligned (4096 from 4 KiB up) and not zeroed
+  /// errors   exhausted, no_cell  nothing changed
+  ///          too_large, bad_argument
+  /// threads  the lane's own; never blocks; amortised O(1), the file grows in the slow path
+  /// source   Bonwick 1994 (slabs); docs/recovery.md#allocate
+  std::expected<Reference, Status> allocate(std::size_t bytes) noexcept {
+    if (bytes - 1 < slab_block_bytes_max) [[likely]] {  // 0 wraps to the far end
+      const auto size_class = classes_->class_of(bytes);
+      Slab* slab = current_[size_class];
+      if (slab != nullptr && slab->free_count != 0 && free_cells_.count != 0) [[likely]]
+        return take_slot(*slab);
+    }
+    return allocate_slow(bytes);
+  }
+
+  /// Give up a reference. The block of another lane's slab is flagged to its owner in batches: see flush().
+  ///
+  /// errors   stale  the cell does not hold this handle: released before, or never ours; nothing changed
+  Status release(Reference reference) noexcept;
+
+  /// Tell owners of all blocks released so far. Call before sleeping; the lane's waits do.
+  void flush() noexcept {
+    if (pending_count_ != 0) flush_pending();
+  }
+
+  /// The bytes of a block that this lane holds. Null span if the reference is stale.
+  std::span<std::byte> bytes(Reference reference) const noexcept;
+
+  /// Reserve an empty cell for a reference that will move in (a pop); give it back if it did not.
+  std::expected<std::uint32_t, Status> reserve_cell() noexcept;
+  void unreserve_cell(std::uint32_t cell) noexcept { free_cells_.push(cell); }
+  Cell& cell(std::uint32_t index) const noexcept { return lane_.cells[index]; }
+  std::uint32_t cells_free() const noexcept { return free_cells_.count; }
+
+  /// Called with the row of a lane that sleeps when this heap has flagged freed blocks to it.
+  using Waker = void (*)(LaneRow& owner) noexcept;
+  void set_waker(Waker waker) noexcept { waker_ = waker; }
+
+  const LaneView& lane() const noexcept { return lane_; }
+  const Segment& segment() const noexcept { return *lane_.segment; }
+
+ private:
+  static constexpr std::uint32_t none = ~std::uint32_t{0};
+  static constexpr std::uint32_t pending_max = 32;
+  static constexpr std::uint64_t pending_bytes_max = 256 * 1024;
+  static constexpr std::uint32_t empty_slabs_max = 4;
+
+  // What this thread knows of a slab it owns. Indexed by unit; pages appear as they are touched.
+  struct Slab {
+    std::uint64_t free[band_count];
+    std::uint32_t unit;
+    std::uint32_t next, previous;  // in one of the lists below
+    std::uint16_t free_count;
+    std::uint16_t usable;  // slots that are not retired
+    std::uint16_t cursor;  // slot at which the search goes on
+    std::uint8_t size_class;
+    std::uint8_t list;  // which list it is on
+  };
+  enum List : std::uint8_t { list_none, list_partial, list_full, list_empty };
+  struct SlabList {
+    std::uint32_t head = none, tail = none, count = 0;
+  };
+  struct PendingFree {
+    std::uint32_t cell, unit, slot;
+  };
+  struct CellStack {
+    std::vector<std::uint32_t> items;
+    std::uint32_t count = 0;
+    void push(std::uint32_t cell) noexcept { items[count++] = cell; }
+    std::uint32_t pop() noexcept { return items[--count]; }
+  };
+
+  Reference take_slot(Slab& slab) noexcept;
+  std::expected<Reference, Status> allocate_slow(std::size_t bytes) noexcept;
+  Slab* refill(std::uint32_t size_class) noexcept;
+  Slab* last_resort(std::uint32_t size_class) noexcept;
+  Slab* take_partial(std::uint32_t size_class) noexcept;
+  Slab* take_empty(std::uint32_t size_class) noexcept;
+  Slab* take_fresh(std::uint32_t size_class) noexcept;
+  Slab* make_current(Slab& slab) noexcept;
+  std::uint32_t harvest(Slab& slab) noexcept;
+  Slab* harvest_full(std::uint32_t size_class, std::uint32_t slabs_max) noexcept;
+  Slab* adopt_orphan(std::uint32_t size_class) noexcept;
+  bool adopt(std::uint32_t unit, std::uint64_t word) noexcept;
+  Slab& rebuild(std::uint32_t unit, std::uint32_t size_class) noexcept;
+  void slot_freed(Slab& slab, std::uint32_t slot) noexcept;
+  void place(Slab& slab) noexcept;
+  std::uint32_t slots(const Slab& slab) const noexcept { return classes_->slots(slab.size_class); }
+  bool orphaned(std::uint64_t unit_word_value) const noexcept;
+  void flush_pending() noexcept;
+  void link(Slab& slab, List list) noexcept;
+  void unlink(Slab& slab) noexcept;
+  SlabList& list_of(const Slab& slab, List list) noexcept;
+
+  LaneView lane_;
+  const SizeClasses* classes_;
+  Slab* slabs_ = nullptr;  // [units_max], private anonymous memory
+  std::size_t slabs_bytes_ = 0;
+  std::array<Slab*, class_count_max> current_{};
+  std::array<SlabList, class_count_max> partial_{};
+  std::array<SlabList, class_count_max> full_{};
+  SlabList empty_;
+  CellStack free_cells_;
+  std::array<PendingFree, pending_max> pending_{};
+  std::uint32_t pending_count_ = 0;
+  std::uint64_t pending_bytes_ = 0;
+  std::array<std::uint64_t, class_count_max> orphans_seen_;  // orphan_generation of the last vain search
+  Waker waker_ = nullptr;
+};
+
+}  // namespace sluice

@@ -1,0 +1,50 @@
+// The sidecar: a small file beside the segment (`PATH.lock`) on which each process holds one POSIX byte lock.
+// The kernel drops the lock when the process dies, whatever it was doing: that is the evidence of death.
+//
+// Any close of the file by a process drops all its locks on it. So a process opens a sidecar once, through
+// this registry, and never closes it; two mappings of one segment in a process share the descriptor.
+// Thread safety: all functions.
+#pragma once
+
+#include "shm/status.hpp"
+
+#include <cstdint>
+#include <string>
+
+#include <sys/types.h>
+
+namespace sluice {
+
+std::string sidecar_path(const std::string& segment_path);
+
+struct SidecarFile {
+  int fd = -1;
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+};
+
+/// Open (and if `create`, make) the sidecar at `path`. Refuses network file systems, whose locks are no
+/// evidence. Descriptors are kept for the process's life.
+Expected<SidecarFile> open_sidecar(const std::string& path, bool create, std::uint32_t mode = 0600);
+
+/// Take the lock of byte `index`. false: another process has it.
+Expected<bool> lock_byte(int fd, std::uint64_t index);
+void unlock_byte(int fd, std::uint64_t index) noexcept;
+/// The pid (as this pid namespace sees it, 0 if it cannot) of the process that locks byte `index`, or -1 if
+/// nobody else does. The caller's own locks are invisible to it.
+Expected<pid_t> byte_lock_holder(int fd, std::uint64_t index);
+
+/// Exclusive use of the sidecar for creating, adopting or removing its segment; freed by death.
+class SidecarClaim {
+ public:
+  static Expected<SidecarClaim> take(int fd, const std::string& path);
+  SidecarClaim(SidecarClaim&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
+  SidecarClaim& operator=(SidecarClaim&&) = delete;
+  ~SidecarClaim();
+
+ private:
+  explicit SidecarClaim(int fd) : fd_(fd) {}
+  int fd_;
+};
+
+}  // namespace sluice
