@@ -1,0 +1,145 @@
+#include "ipc/audit.hpp"
+
+#include "ipc/processes.hpp"
+#include "ipc/queues.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+#include <unordered_set>
+
+namespace sluice {
+
+namespace {
+
+// Keys of findings that are not about a block: far above every handle of a small generation.
+constexpr std::uint64_t queue_key = std::uint64_t{1} << 62;
+constexpr std::uint64_t lane_key = std::uint64_t{1} << 61;
+
+class Structures final : public ReferenceSource {
+ public:
+  void visit(const Segment& segment, AuditReport& report,
+             const std::function<void(Handle)>& reference) const override {
+    for (std::uint32_t index = 0; index < segment.header().queue_count; ++index)
+      queue(segment, index, report, reference);
+    for (LaneId lane = 1; lane < segment.header().lane_count; ++lane) check_lane(segment, lane, report);
+    for (std::uint64_t row = 0; row < segment.header().process_count; ++row) {
+      const auto word = load(process_row(segment, row).word, acquire);
+      if (process_word::State::get(word) > static_cast<std::uint64_t>(ProcessState::recovering))
+        report.violations.push_back(
+            {fmt::format("process row {}: state {}, expected at most 4", row, process_word::State::get(word)),
+             lane_key + row});
+    }
+  }
+
+  bool cell_holds(const Segment& segment, std::uint64_t aux) const override {
+    return moving_cell_holds(segment, aux);
+  }
+
+  bool owns_storage(const Segment& segment, std::uint32_t unit) const override {
+    for (std::uint32_t index = 0; index < segment.header().queue_count; ++index)
+      if (storage_published(segment, index, unit)) return true;
+    return false;
+  }
+
+ private:
+  template <class... Args>
+  static void violation(AuditReport& report, std::uint64_t key, fmt::format_string<Args...> format,
+                        Args&&... args) {
+    report.violations.push_back({fmt::format(format, std::forward<Args>(args)...), key});
+  }
+
+  static void queue(const Segment& segment, std::uint32_t index, AuditReport& report,
+                    const std::function<void(Handle)>& reference) {
+    const auto& row = queue_row(segment, index);
+    const auto word = load(row.word, acquire);
+    const auto key = queue_key + index;
+    if (queue_word::State::get(word) > static_cast<std::uint64_t>(QueueState::ready))
+      return violation(report, key, "queue {}: state {}, expected at most 3", index,
+                       queue_word::State::get(word));
+    if (queue_word::state(word) != QueueState::ready) return;
+    if (const auto kind = load(row.kind, relaxed); kind != static_cast<std::uint32_t>(QueueKind::stream))
+      return violation(report, key, "queue {}: kind {}, expected 1", index, kind);
+    const std::uint64_t capacity = load(row.capacity, relaxed);
+    const std::uint64_t first = load(row.first_unit, relaxed);
+    const std::uint64_t units = load(row.unit_count, relaxed);
+    const auto committed = segment.units_committed();
+    if (capacity == 0 || capacity > queue_capacity_max || (capacity & (capacity - 1)) != 0 ||
+        load(row.message_bytes, relaxed) != sizeof(Message))
+      return violation(report, key, "queue {}: {} messages of {} bytes, expected a power of two and {}",
+                       index, capacity, load(row.message_bytes, relaxed), sizeof(Message));
+    if (units * unit_bytes < capacity * sizeof(Message) || units > committed || first > committed - units)
+      return violation(report, key, "queue {}: storage of {} units at {}, of {} committed", index, units,
+                       first, committed);
+    if (unit_word::state(load(segment.unit(first).word, acquire)) != UnitState::storage ||
+        load(segment.unit(first).run_units, relaxed) != units)
+      return violation(report, key, "queue {}: unit {} is not its storage", index, first);
+    for (const auto* role : {&row.producer, &row.consumer}) {
+      const auto claim = load(*role, acquire);
+      if (claim == 0) continue;
+      const auto lane = lane_claim::Lane::get(claim);
+      const bool sound = lane != 0 && lane < segment.header().lane_count;
+      const auto lane_now = sound ? load(segment.lane_row(lane).word, acquire) : 0;
+      if (!sound || lane_word::Active::get(lane_now) == 0 ||
+          lane_word::Incarnation::get(lane_now) != lane_claim::Incarnation::get(claim))
+        violation(report, key, "queue {}: its {} is lane {} in an incarnation that is over", index,
+                  role == &row.producer ? "producer" : "consumer", lane);
+    }
+    const auto head = load(row.head, acquire);
+    const auto tail = load(row.tail, acquire);
+    if (tail < head || tail - head > capacity)
+      return violation(report, key, "queue {}: head {}, tail {}, capacity {}", index, head, tail, capacity);
+    if (const auto delivered = load(row.delivered, acquire); delivered > load(row.tail, acquire))
+      violation(report, key, "queue {}: {} delivered of {} pushed", index, delivered, tail);
+    report.counts.queue_messages += tail - head;
+    for (auto position = head; position < tail; ++position) {
+      // Read once: a live producer may be filling the slot again by now.
+      const auto& slot = message_slot_at(segment, first, capacity, position);
+      if (const Handle handle{load(slot.handle, relaxed)}) reference(handle);
+    }
+  }
+
+  static const Message& message_slot_at(const Segment& segment, std::uint64_t first, std::uint64_t capacity,
+                                        std::uint64_t position) noexcept {
+    return reinterpret_cast<const Message*>(segment.unit_address(first))[position & (capacity - 1)];
+  }
+
+  static void check_lane(const Segment& segment, LaneId id, AuditReport& report) {
+    const auto& row = segment.lane_row(id);
+    const auto word = load(row.word, acquire);
+    const auto key = lane_key + (std::uint64_t{1} << 32) + id;
+    if (load(row.log.operation, relaxed) > static_cast<std::uint64_t>(LaneOperation::take_storage))
+      violation(report, key, "lane {}: logged operation {}, expected at most 4", id,
+                load(row.log.operation, relaxed));
+    if (lane_word::Active::get(word) == 0) return;
+    const auto process = lane_word::Process::get(word);
+    if (process >= segment.header().process_count)
+      return violation(report, key, "lane {}: owned by process row {}, expected below {}", id, process,
+                       segment.header().process_count);
+    if (process_word::state(load(process_row(segment, process).word, acquire)) == ProcessState::free)
+      violation(report, key, "lane {}: active, but its process row {} is free", id, process);
+  }
+};
+
+}  // namespace
+
+AuditReport audit(const Segment& segment) {
+  const Structures structures;
+  return audit_heap(segment, &structures);
+}
+
+AuditReport audit_settled(const Segment& segment, unsigned walks, std::chrono::milliseconds pause) {
+  auto report = audit(segment);
+  for (unsigned walk = 1; walk < walks && !report.violations.empty(); ++walk) {
+    std::this_thread::sleep_for(pause);
+    std::unordered_set<std::uint64_t> before;
+    for (const auto& violation : report.violations) before.insert(violation.key);
+    report = audit(segment);
+    std::erase_if(report.violations,
+                  [&](const Violation& violation) { return !before.contains(violation.key); });
+  }
+  return report;
+}
+
+}  // namespace sluice

@@ -1,0 +1,35 @@
+// A message: a block's handle and what a consumer must know about it. One cache line in the ring.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace sluice {
+
+enum class MessageKind : std::uint16_t {
+  none = 0,
+  data = 1,     // `length` bytes of `flow`, at `position` in it
+  open = 2,     // a flow begins; no block
+  close = 3,    // a flow ends in order, after `position` bytes; no block
+  abort = 4,    // a flow was cut off after `position` bytes (reset, or drained away); no block
+  restart = 5,  // the producer was replaced: all flows below `flow` that have not ended never will; no block
+  user = 64,    // from here on the application's own
+};
+
+struct alignas(64) Message {
+  std::uint64_t handle;      // of the block; 0: none
+  std::uint32_t offset;      // of the bytes, from the block's start
+  std::uint32_t length;      // of the bytes
+  std::uint64_t flow;        // ordered stream of bytes that this belongs to, e.g. a connection's number
+  std::uint64_t position;    // of the first byte, in the flow
+  std::uint64_t receive_ns;  // CLOCK_MONOTONIC when the bytes were received
+  MessageKind kind;
+  std::uint16_t flags;
+  std::uint32_t detail;  // abort: the errno
+  std::uint64_t reserved[2];
+};
+static_assert(sizeof(Message) == 64 && offsetof(Message, flow) == 16 && offsetof(Message, kind) == 40);
+static_assert(std::is_trivially_copyable_v<Message>);
+
+}  // namespace sluice

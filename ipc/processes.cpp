@@ -1,0 +1,253 @@
+#include "ipc/processes.hpp"
+
+#include "ipc/doorbell.hpp"
+#include "shm/crash_point.hpp"
+#include "shm/sidecar.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+namespace sluice {
+
+namespace {
+
+// Rows that this process has locked. A process cannot see its own byte locks, so it remembers them; a child
+// made by fork has inherited this list but not the locks, which the pid tells.
+struct OwnRow {
+  int sidecar_fd;
+  std::uint64_t row;
+};
+struct OwnRows {
+  std::mutex mutex;
+  pid_t pid = 0;
+  std::vector<OwnRow> rows;
+
+  void only_ours() {
+    if (pid == ::getpid()) return;
+    pid = ::getpid();
+    rows.clear();
+  }
+  bool has(int sidecar_fd, std::uint64_t row) {
+    only_ours();
+    return std::ranges::any_of(
+        rows, [&](const OwnRow& own) { return own.sidecar_fd == sidecar_fd && own.row == row; });
+  }
+};
+
+OwnRows& own_rows() {
+  static auto* instance = new OwnRows;
+  return *instance;
+}
+
+std::uint64_t next_incarnation(std::uint64_t incarnation) noexcept {
+  const auto next = (incarnation + 1) & process_word::Incarnation::max;
+  return next == 0 ? 1 : next;
+}
+
+// The last row is for a process that finds the table full, to recover the dead and then join properly.
+std::uint64_t ordinary_rows(const Segment& segment) noexcept {
+  const std::uint64_t rows = segment.header().process_count;
+  return rows > 1 ? rows - 1 : rows;
+}
+
+void describe_self(ProcessRow& row, std::string_view role) noexcept {
+  store(row.pid, static_cast<std::uint64_t>(::getpid()), relaxed);
+  store(row.start_ticks, process_start_ticks(static_cast<std::uint64_t>(::getpid())), relaxed);
+  store(row.pid_namespace, own_pid_namespace(), relaxed);
+  std::memcpy(row.boot_id, current_boot_id().bytes, sizeof row.boot_id);
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  store(row.joined_ns,
+        static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count()),
+        relaxed);
+  std::memset(row.role, 0, sizeof row.role);
+  std::memcpy(row.role, role.data(), std::min(role.size(), sizeof row.role - 1));
+}
+
+enum class Maps : std::uint8_t { yes, no, unknown };
+
+// Whether a process maps the segment's file.
+Maps maps_segment(std::uint64_t pid, const Segment& segment) {
+  struct stat info{};
+  if (::fstat(segment.fd(), &info) != 0) return Maps::unknown;
+  std::ifstream maps(fmt::format("/proc/{}/maps", pid));
+  if (!maps) return ::access(fmt::format("/proc/{}", pid).c_str(), F_OK) == 0 ? Maps::unknown : Maps::no;
+  const auto wanted = fmt::format(" {:02x}:{:02x} {} ", major(info.st_dev), minor(info.st_dev), info.st_ino);
+  std::string line;
+  while (std::getline(maps, line))
+    if (line.find(wanted) != std::string::npos) return Maps::yes;
+  return maps.bad() ? Maps::unknown : Maps::no;
+}
+
+ProcessVerdict verdict(Evidence evidence, std::uint64_t word, std::uint64_t pid, std::string reason) {
+  return {evidence, word, pid, std::move(reason)};
+}
+
+}  // namespace
+
+ProcessRow& process_row(const Segment& segment, std::uint64_t row) noexcept {
+  return *segment.at<ProcessRow>(RegionKind::processes, row);
+}
+
+std::uint64_t process_start_ticks(std::uint64_t pid) noexcept {
+  std::array<char, 1024> text{};
+  std::FILE* file = std::fopen(fmt::format("/proc/{}/stat", pid).c_str(), "re");
+  if (file == nullptr) return 0;
+  const auto length = std::fread(text.data(), 1, text.size() - 1, file);
+  std::fclose(file);
+  // The command name may hold anything, spaces and parentheses too: count from the last ')'.
+  const std::string_view line(text.data(), length);
+  auto at = line.rfind(')');
+  if (at == std::string_view::npos) return 0;
+  for (int field = 2; field < 22 && at != std::string_view::npos; ++field) at = line.find(' ', at + 1);
+  return at == std::string_view::npos ? 0 : std::strtoull(line.data() + at + 1, nullptr, 10);
+}
+
+std::uint64_t own_pid_namespace() noexcept {
+  struct stat info{};
+  return ::stat("/proc/self/ns/pid", &info) == 0 ? info.st_ino : 0;
+}
+
+Membership::Membership(Membership&& other) noexcept { *this = std::move(other); }
+
+Membership& Membership::operator=(Membership&& other) noexcept {
+  segment_ = std::exchange(other.segment_, nullptr);
+  row_ = other.row_;
+  incarnation_ = other.incarnation_;
+  return *this;
+}
+
+Expected<Membership> Membership::join(const Segment& segment, std::string_view role, JoinAs as) {
+  if (segment.read_only())
+    return fail(Status::read_only, fmt::format("{}: mapped read-only, cannot be joined", segment.path()));
+  if (auto registered = register_waiter(); !registered) return std::unexpected(registered.error());
+  auto& own = own_rows();
+  const std::lock_guard guard(own.mutex);
+  const auto ordinary = ordinary_rows(segment);
+  const auto begin = as == JoinAs::recoverer ? ordinary : 0;
+  const auto end = as == JoinAs::recoverer ? std::uint64_t{segment.header().process_count} : ordinary;
+  for (auto index = begin; index < end; ++index) {
+    auto& row = process_row(segment, index);
+    auto word = load(row.word, acquire);
+    if (process_word::state(word) != ProcessState::free || own.has(segment.sidecar_fd(), index)) continue;
+    const auto locked = lock_byte(segment.sidecar_fd(), index);
+    if (!locked) return std::unexpected(locked.error());
+    if (!*locked) continue;
+    own.rows.push_back({segment.sidecar_fd(), index});
+    crash_point("process.join.locked");
+    const auto incarnation = std::max<std::uint64_t>(process_word::Incarnation::get(word), 1);
+    if (!cas(row.word, word, process_word::make(ProcessState::joining, incarnation), acq_rel)) {
+      own.rows.pop_back();
+      unlock_byte(segment.sidecar_fd(), index);
+      continue;
+    }
+    crash_point("process.join.joining");  // recovery: JOINING with a free lock is dead by that alone
+    describe_self(row, role);
+    store(row.word, process_word::make(ProcessState::alive, incarnation),
+          release);  // P1 -> P2 (examine_process)
+    crash_point("process.join.alive");
+    Membership membership;
+    membership.segment_ = &segment;
+    membership.row_ = index;
+    membership.incarnation_ = incarnation;
+    return membership;
+  }
+  return fail(Status::exhausted,
+              fmt::format("{}: all {} process rows are taken", segment.path(), end - begin));
+}
+
+void Membership::leave() noexcept {
+  if (segment_ == nullptr) return;
+  auto& own = own_rows();
+  const std::lock_guard guard(own.mutex);
+  if (own.has(segment_->sidecar_fd(), row_)) {  // not so in a child made by fork, which has no mapping either
+    auto& row = process_row(*segment_, row_);
+    store(row.word, process_word::make(ProcessState::leaving, incarnation_), release);
+    crash_point("process.leave.leaving");
+    store(row.word, process_word::make(ProcessState::free, next_incarnation(incarnation_)), release);
+    crash_point("process.leave.freed");
+    unlock_byte(segment_->sidecar_fd(), row_);
+    std::erase_if(own.rows, [&](const OwnRow& each) {
+      return each.sidecar_fd == segment_->sidecar_fd() && each.row == row_;
+    });
+  }
+  segment_ = nullptr;
+}
+
+ProcessVerdict examine_process(const Segment& segment, std::uint64_t index) {
+  const auto& row = process_row(segment, index);
+  const auto word = load(row.word, acquire);  // P2 <- P1 (join): the fields belong to this word
+  const auto state = process_word::state(word);
+  const auto pid = load(row.pid, relaxed);
+  if (state == ProcessState::free) return verdict(Evidence::free, word, 0, "free");
+  if (state == ProcessState::recovering) {
+    const auto claimer = process_word::ClaimerRow::get(word);
+    const auto claimer_incarnation = process_word::ClaimerIncarnation::get(word);
+    if (claimer >= segment.header().process_count || claimer == index)
+      return verdict(Evidence::dead, word, pid, fmt::format("its recoverer, row {}, cannot be", claimer));
+    const auto found = load(process_row(segment, claimer).word, acquire);
+    if (process_word::Incarnation::get(found) != claimer_incarnation ||
+        process_word::state(found) == ProcessState::free ||
+        process_word::state(found) == ProcessState::recovering)
+      return verdict(Evidence::dead, word, pid, fmt::format("its recoverer, row {}, is gone", claimer));
+    const auto recoverer = examine_process(segment, claimer);
+    if (recoverer.evidence == Evidence::dead)
+      return verdict(Evidence::dead, word, pid, fmt::format("its recoverer died: {}", recoverer.reason));
+    return verdict(recoverer.evidence, word, pid, fmt::format("being recovered by row {}", claimer));
+  }
+  auto& own = own_rows();
+  {
+    const std::lock_guard guard(own.mutex);
+    if (own.has(segment.sidecar_fd(), index)) return verdict(Evidence::alive, word, pid, "this process");
+  }
+  const auto holder = byte_lock_holder(segment.sidecar_fd(), index);
+  if (!holder) return verdict(Evidence::disagreement, word, pid, holder.error().message);
+  if (*holder >= 0) return verdict(Evidence::alive, word, pid, "holds its lock");
+  // The lock is free from here on.
+  if (load(row.word, acquire) != word)
+    return verdict(Evidence::alive, word, pid, "changed while it was examined");
+  if (state == ProcessState::joining)
+    return verdict(Evidence::dead, word, pid, "was joining, its lock is free");
+  BootId boot;
+  std::memcpy(boot.bytes, row.boot_id, sizeof boot.bytes);
+  if (boot != current_boot_id()) return verdict(Evidence::dead, word, pid, "of an earlier boot");
+  if (load(row.pid_namespace, relaxed) != own_pid_namespace())
+    return verdict(
+        Evidence::disagreement, word, pid,
+        fmt::format("row {} (pid {} of pid namespace {}): its lock is free, but it cannot be seen from here; "
+                    "recover in its own namespace",
+                    index, pid, load(row.pid_namespace, relaxed)));
+  const auto start = process_start_ticks(pid);
+  if (start == 0) return verdict(Evidence::dead, word, pid, "its lock is free and the pid is gone");
+  if (start != load(row.start_ticks, relaxed))
+    return verdict(Evidence::dead, word, pid, "its lock is free and the pid is another process");
+  if (pid == static_cast<std::uint64_t>(::getpid()))
+    return verdict(Evidence::dead, word, pid, "this process, before it called exec");
+  switch (maps_segment(pid, segment)) {
+    case Maps::no:
+      return verdict(Evidence::dead, word, pid, "its lock is free and it no longer maps the segment");
+    case Maps::yes:
+      return verdict(
+          Evidence::disagreement, word, pid,
+          fmt::format("row {} (pid {}): its lock is free, but it still maps the segment", index, pid));
+    case Maps::unknown: break;
+  }
+  return verdict(
+      Evidence::disagreement, word, pid,
+      fmt::format("row {} (pid {}): its lock is free, but the process is there and cannot be looked at",
+                  index, pid));
+}
+
+}  // namespace sluice

@@ -1,0 +1,67 @@
+// The process table: joining, leaving, and evidence of death.
+//
+// A process takes the sidecar's byte lock of its row, then the row. The kernel drops the lock when the process
+// dies, and nothing else counts as death by itself: not a time-out, not a state in /proc.
+// Thread safety: all functions; one Membership belongs to one process.
+#pragma once
+
+#include "ipc/process_layout.hpp"
+#include "shm/segment.hpp"
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace sluice {
+
+ProcessRow& process_row(const Segment& segment, std::uint64_t row) noexcept;
+
+/// Whose rows to take: the last one is kept for who finds the table full and must recover before joining.
+enum class JoinAs : std::uint8_t { member, recoverer };
+
+/// One process's presence in the table, from join to leave.
+class Membership {
+ public:
+  Membership() = default;
+  Membership(Membership&& other) noexcept;
+  Membership& operator=(Membership&& other) noexcept;
+  ~Membership() = default;  // leaving is Session's: it needs lanes to be released first
+
+  /// errors  exhausted  every row is taken (dead ones included: recover them)
+  static Expected<Membership> join(const Segment& segment, std::string_view role, JoinAs as = JoinAs::member);
+
+  /// Free the row and its lock. The process's lanes must have been released.
+  void leave() noexcept;
+
+  bool joined() const noexcept { return segment_ != nullptr; }
+  std::uint64_t row() const noexcept { return row_; }
+  std::uint64_t incarnation() const noexcept { return incarnation_; }
+
+  /// After the Segment object moved in memory.
+  void rebind(const Segment& segment) noexcept {
+    if (segment_ != nullptr) segment_ = &segment;
+  }
+
+ private:
+  const Segment* segment_ = nullptr;
+  std::uint64_t row_ = 0;
+  std::uint64_t incarnation_ = 0;
+};
+
+enum class Evidence : std::uint8_t { free, alive, dead, disagreement };
+
+/// What the kernel says about the process in a row, for one exact value of the row's word.
+struct ProcessVerdict {
+  Evidence evidence = Evidence::free;
+  std::uint64_t word = 0;  // a claim must CAS from this value
+  std::uint64_t pid = 0;
+  std::string reason;  // one line
+};
+ProcessVerdict examine_process(const Segment& segment, std::uint64_t row);
+
+/// Start time of a process in clock ticks since boot, 0 if there is none.
+std::uint64_t process_start_ticks(std::uint64_t pid) noexcept;
+/// Inode of this process's pid namespace, 0 if unknown.
+std::uint64_t own_pid_namespace() noexcept;
+
+}  // namespace sluice

@@ -1,0 +1,70 @@
+// The directory of named queues, and the SPSC stream's shared words. Bytes only; docs/layout.md has the tables.
+#pragma once
+
+#include "ipc/message.hpp"
+#include "shm/bits.hpp"
+#include "shm/lane_layout.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace sluice {
+
+enum class QueueState : std::uint8_t {
+  free = 0,
+  creating = 1,  // claimed by the lane in the word
+  named = 2,     // its name can be read; its storage is not there yet
+  ready = 3,
+};
+
+enum class QueueKind : std::uint32_t { none = 0, stream = 1, work = 2, broadcast = 3 };
+
+/// The fields of QueueRow::word.
+namespace queue_word {
+using State = BitField<0, 3>;
+using Lane = BitField<3, 12>;          // the creator, while creating or named
+using Incarnation = BitField<15, 25>;  // of that lane, its low bits
+using Era = BitField<40, 24>;          // counts the queues this row has been
+
+constexpr std::uint64_t make(QueueState state, std::uint64_t era, std::uint64_t lane = 0,
+                             std::uint64_t incarnation = 0) noexcept {
+  return State::make(static_cast<std::uint64_t>(state)) | Era::make(era) | Lane::make(lane) |
+         Incarnation::make(incarnation);
+}
+constexpr QueueState state(std::uint64_t word) noexcept { return static_cast<QueueState>(State::get(word)); }
+}  // namespace queue_word
+
+inline constexpr std::size_t queue_name_bytes = 64;  // with the closing zero
+inline constexpr std::uint32_t queue_capacity_max = 1U << 20;
+
+// Head, tail and roles lie two lines apart: the adjacent-line prefetcher pulls lines in pairs.
+struct alignas(128) QueueRow {
+  std::uint64_t word;           // queue_word.  W: creator (CAS).  R: all
+  std::uint32_t kind;           // QueueKind
+  std::uint32_t capacity;       // messages, a power of two
+  std::uint32_t message_bytes;  // sizeof(Message)
+  std::uint32_t first_unit;     // of the ring's storage
+  std::uint32_t unit_count;
+  std::uint32_t reserved;
+  char name[queue_name_bytes];
+
+  alignas(128) std::uint64_t producer;  // lane_claim.  W: CAS, recoverer
+  std::uint64_t consumer;               // lane_claim.  W: CAS, recoverer
+
+  alignas(128) std::uint64_t tail;  // messages ever pushed.     W: producer.  R: all
+  std::uint64_t bytes_in;           // payload bytes pushed.     W: producer.  R: tools
+  std::uint64_t closed;             // 1: the producer has ended it; nothing follows tail.  W: producer
+
+  alignas(128) std::uint64_t head;  // messages ever taken.      W: consumer.  R: all
+  std::uint64_t delivered;          // messages ever shown to a handler; head <= delivered <= tail
+  std::uint64_t redelivered;        // messages shown again after a death
+
+  alignas(128) std::uint64_t reserved_kinds[64];  // work queues and broadcast
+};
+static_assert(sizeof(QueueRow) == 1024);
+static_assert(offsetof(QueueRow, name) == 32 && offsetof(QueueRow, producer) == 128);
+static_assert(offsetof(QueueRow, tail) == 256 && offsetof(QueueRow, head) == 384);
+static_assert(std::is_trivially_copyable_v<QueueRow>);
+
+}  // namespace sluice

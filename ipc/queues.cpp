@@ -1,0 +1,172 @@
+#include "ipc/queues.hpp"
+
+#include "ipc/doorbell.hpp"
+#include "shm/crash_point.hpp"
+
+#include <fmt/format.h>
+
+#include <bit>
+#include <cstring>
+
+namespace sluice {
+
+namespace {
+
+std::string_view name_of(const QueueRow& row) noexcept {
+  return {row.name, strnlen(row.name, sizeof row.name)};
+}
+
+bool has_name(QueueState state) noexcept { return state == QueueState::named || state == QueueState::ready; }
+
+bool is_creation_of(std::uint64_t word, const LaneView& lane) noexcept {
+  const auto state = queue_word::state(word);
+  return (state == QueueState::creating || state == QueueState::named) &&
+         queue_word::Lane::get(word) == lane.id &&
+         queue_word::Incarnation::get(word) == (lane.incarnation & queue_word::Incarnation::max);
+}
+
+std::uint64_t free_row_word(std::uint64_t word) noexcept {
+  return queue_word::make(QueueState::free, queue_word::Era::get(word) + 1);
+}
+
+void reset_stream(QueueRow& row, std::uint32_t capacity) noexcept {
+  store(row.kind, static_cast<std::uint32_t>(QueueKind::stream), relaxed);
+  store(row.capacity, capacity, relaxed);
+  store(row.message_bytes, sizeof(Message), relaxed);
+  for (auto* word : {&row.producer, &row.consumer, &row.tail, &row.bytes_in, &row.closed, &row.head,
+                     &row.delivered, &row.redelivered})
+    store(*word, 0, relaxed);
+}
+
+// Whether the lane in a claim word can be woken, and do so.
+void wake_claimant(const Segment& segment, std::uint64_t claim) noexcept {
+  const auto lane = lane_claim::Lane::get(claim);
+  if (lane != 0 && lane < segment.header().lane_count) ring(segment.lane_row(lane).doorbell);
+}
+
+Expected<QueueId> create_in_row(Lane& lane, std::uint32_t index, std::uint64_t era, std::string_view name,
+                                std::uint32_t capacity) {
+  const auto& segment = lane.segment();
+  auto& row = queue_row(segment, index);
+  const auto withdraw = [&](Status status, std::string message) {
+    store(row.word, free_row_word(queue_word::make(QueueState::free, era)), release);
+    return fail(status, std::move(message));
+  };
+  std::memset(row.name, 0, sizeof row.name);
+  std::memcpy(row.name, name.data(), name.size());
+  store(row.word, queue_word::make(QueueState::named, era, lane.id(), lane.incarnation()), seq_cst);
+  // Of two that create one name at once, at least one sees the other here (both orders are seq_cst).
+  for (std::uint32_t other = 0; other < segment.header().queue_count; ++other) {
+    if (other == index) continue;
+    const auto& candidate = queue_row(segment, other);
+    const auto state = queue_word::state(load(candidate.word, seq_cst));
+    if (!has_name(state) || name_of(candidate) != name) continue;
+    return state == QueueState::ready
+               ? withdraw(Status::exists, fmt::format("queue {}: it exists already", name))
+               : withdraw(Status::busy, fmt::format("queue {}: another process is creating it", name));
+  }
+  reset_stream(row, capacity);
+  const auto units = round_up(std::uint64_t{capacity} * sizeof(Message), unit_bytes) / unit_bytes;
+  const auto storage = take_storage(lane.view(), units, index, [&](std::uint32_t first) {
+    crash_point("queue.create.storage");  // recovery: the row does not name it, the units go back
+    store(row.first_unit, first, relaxed);
+    store(row.unit_count, static_cast<std::uint32_t>(units), relaxed);
+    store(row.word, queue_word::make(QueueState::ready, era), release);  // Q1 -> Q2 (find_queue, claim)
+    crash_point("queue.create.ready");
+  });
+  if (!storage)
+    return withdraw(storage.error(), fmt::format("queue {}: no room for {} messages of {} bytes", name,
+                                                 capacity, sizeof(Message)));
+  return QueueId{index, static_cast<std::uint32_t>(era)};
+}
+
+}  // namespace
+
+QueueRow& queue_row(const Segment& segment, std::uint64_t index) noexcept {
+  return *segment.at<QueueRow>(RegionKind::queues, index);
+}
+
+Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t capacity) {
+  const auto& segment = lane.segment();
+  if (name.empty() || name.size() >= queue_name_bytes || name.find('\0') != std::string_view::npos)
+    return fail(Status::bad_argument, fmt::format("queue name \"{}\": found {} bytes, expected 1 to {}", name,
+                                                  name.size(), queue_name_bytes - 1));
+  if (capacity == 0 || capacity > queue_capacity_max)
+    return fail(Status::bad_argument, fmt::format("capacity of queue {}: found {}, expected 1 to {}", name,
+                                                  capacity, queue_capacity_max));
+  for (std::uint32_t index = 0; index < segment.header().queue_count; ++index) {
+    auto& row = queue_row(segment, index);
+    auto word = load(row.word, acquire);
+    if (queue_word::state(word) != QueueState::free) continue;
+    const auto era = queue_word::Era::get(word);
+    if (!cas(row.word, word, queue_word::make(QueueState::creating, era, lane.id(), lane.incarnation()),
+             acq_rel))
+      continue;
+    crash_point("queue.create.claimed");  // recovery: the row is free again
+    return create_in_row(lane, index, era, name, std::bit_ceil(capacity));
+  }
+  return fail(Status::exhausted, fmt::format("queue {}: all {} places of the directory are taken", name,
+                                             segment.header().queue_count));
+}
+
+Expected<QueueId> find_queue(const Segment& segment, std::string_view name) {
+  for (std::uint32_t index = 0; index < segment.header().queue_count; ++index) {
+    const auto& row = queue_row(segment, index);
+    const auto word = load(row.word, acquire);  // Q2 <- Q1 (create)
+    if (queue_word::state(word) == QueueState::ready && name_of(row) == name)
+      return QueueId{index, static_cast<std::uint32_t>(queue_word::Era::get(word))};
+  }
+  return fail(Status::not_found, fmt::format("{}: no queue named {}", segment.path(), name));
+}
+
+Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity) {
+  if (auto found = find_queue(lane.segment(), name)) return found;
+  auto created = create_stream(lane, name, capacity);
+  if (!created && created.error().status == Status::exists) return find_queue(lane.segment(), name);
+  return created;
+}
+
+std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexcept {
+  std::uint32_t released = 0;
+  const auto self = lane_claim::make(lane.id, lane.incarnation);
+  for (std::uint32_t index = 0; index < segment.header().queue_count; ++index) {
+    auto& row = queue_row(segment, index);
+    auto word = load(row.word, acquire);
+    if (is_creation_of(word, lane)) {
+      cas(row.word, word, free_row_word(word), acq_rel);
+      ++released;
+      continue;
+    }
+    if (queue_word::state(word) != QueueState::ready) continue;
+    for (auto* role : {&row.producer, &row.consumer}) {
+      auto expected = self;
+      if (!cas(*role, expected, 0, acq_rel)) continue;
+      ++released;
+      wake_claimant(segment, load(row.producer, relaxed));
+      wake_claimant(segment, load(row.consumer, relaxed));
+    }
+  }
+  return released;
+}
+
+bool storage_published(const Segment& segment, std::uint64_t queue, std::uint32_t first) noexcept {
+  if (queue >= segment.header().queue_count) return false;
+  const auto& row = queue_row(segment, queue);
+  return queue_word::state(load(row.word, acquire)) == QueueState::ready &&
+         load(row.first_unit, relaxed) == first;
+}
+
+bool moving_cell_holds(const Segment& segment, std::uint64_t aux) noexcept {
+  const auto kind = cell_aux::Kind::get(aux);
+  const auto queue = cell_aux::Queue::get(aux);
+  if ((kind != cell_aux::push && kind != cell_aux::pop) || queue >= segment.header().queue_count) return true;
+  const auto& row = queue_row(segment, queue);
+  // Whether head or tail has passed the position, in the 40 bits that a cell keeps: they differ by less than half.
+  const auto passed = [&](std::uint64_t counter) {
+    return ((counter - cell_aux::Position::get(aux) - 1) & cell_aux::Position::max) <
+           cell_aux::Position::max / 2;
+  };
+  return kind == cell_aux::push ? !passed(load(row.tail, acquire)) : passed(load(row.head, acquire));
+}
+
+}  // namespace sluice

@@ -1,0 +1,52 @@
+// The directory of named queues: create, find, list. What a queue does is in the file of its kind.
+#pragma once
+
+#include "ipc/lane.hpp"
+#include "ipc/queue_layout.hpp"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace sluice {
+
+/// A queue by its place in the directory, and the era that the place is in.
+struct QueueId {
+  std::uint32_t index = 0;
+  std::uint32_t era = 0;
+  bool operator==(const QueueId&) const noexcept = default;
+};
+
+QueueRow& queue_row(const Segment& segment, std::uint64_t index) noexcept;
+
+/// Create a stream.
+///
+/// name      [1, 63] bytes without zero bytes
+/// capacity  messages, rounded up to a power of two, at most queue_capacity_max
+/// errors    exists; busy  somebody is creating that name at this moment, try again
+///           exhausted  directory or heap full; bad_argument
+Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t capacity);
+
+/// errors  not_found
+Expected<QueueId> find_queue(const Segment& segment, std::string_view name);
+
+/// find_queue, or create_stream where there is none.
+Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity);
+
+/// The message slot of a position in a stream.
+inline Message& message_slot(const Segment& segment, const QueueRow& row, std::uint64_t position) noexcept {
+  auto* ring = reinterpret_cast<Message*>(segment.unit_address(row.first_unit));
+  return ring[position & (row.capacity - 1)];
+}
+
+/// Give up every role and claim that a lane has in the directory: recovery step 4. Returns how many.
+std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexcept;
+
+/// For finish_operation(): whether row `queue` names storage that begins at `first`.
+bool storage_published(const Segment& segment, std::uint64_t queue, std::uint32_t first) noexcept;
+
+/// Whether a moving cell holds its reference: position against tail or head.
+bool moving_cell_holds(const Segment& segment, std::uint64_t aux) noexcept;
+
+}  // namespace sluice
