@@ -1,0 +1,58 @@
+#include "runtime/recovery.hpp"
+
+#include "shm/crash_point.hpp"
+
+namespace sluice {
+
+RecoveryReport& RecoveryReport::operator+=(const RecoveryReport& other) {
+  processes += other.processes;
+  lanes += other.lanes;
+  operations += other.operations;
+  moves += other.moves;
+  references += other.references;
+  roles += other.roles;
+  disagreements.insert(disagreements.end(), other.disagreements.begin(), other.disagreements.end());
+  return *this;
+}
+
+RecoveryReport recover_process(const Segment& segment, const Membership& self, std::uint64_t row,
+                               const ProcessVerdict& verdict) {
+  RecoveryReport report;
+  if (verdict.evidence != Evidence::dead) return report;
+  auto& word = process_row(segment, row).word;
+  const auto incarnation = process_word::Incarnation::get(verdict.word);
+  const auto claimed =
+      process_word::make(ProcessState::recovering, incarnation, self.row(), self.incarnation());
+  auto expected = verdict.word;  // the evidence was for this value alone
+  if (!cas(word, expected, claimed, acq_rel)) return report;
+  crash_point("recover.process.claimed");  // recovery: the claimer is dead, its claim is taken over
+  ++report.processes;
+  for (LaneId lane = 1; lane < segment.header().lane_count; ++lane) {
+    const auto lane_now = load(segment.lane_row(lane).word, acquire);
+    if (lane_word::Active::get(lane_now) == 0 || lane_word::Process::get(lane_now) != row) continue;
+    const auto repaired = recover_lane(segment, lane);
+    ++report.lanes;
+    report.operations += repaired.operation_open ? 1 : 0;
+    report.moves += repaired.moves;
+    report.references += repaired.references;
+    report.roles += repaired.roles;
+  }
+  // 6: the row, in its next incarnation.
+  const auto next = incarnation == process_word::Incarnation::max ? 1 : incarnation + 1;
+  expected = claimed;
+  cas(word, expected, process_word::make(ProcessState::free, next), acq_rel);
+  crash_point("recover.process.freed");
+  return report;
+}
+
+RecoveryReport recover_dead(const Segment& segment, const Membership& self) {
+  RecoveryReport report;
+  for (std::uint64_t row = 0; row < segment.header().process_count; ++row) {
+    const auto verdict = examine_process(segment, row);
+    if (verdict.evidence == Evidence::disagreement) report.disagreements.push_back(verdict.reason);
+    if (verdict.evidence == Evidence::dead) report += recover_process(segment, self, row, verdict);
+  }
+  return report;
+}
+
+}  // namespace sluice

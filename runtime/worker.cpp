@@ -1,0 +1,90 @@
+#include "runtime/worker.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace sluice {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+std::unexpected<Error> bad_message(std::string_view stream, const Message& message, std::string_view what) {
+  return fail(Status::corrupt,
+              fmt::format("stream {}: message of flow {} at {} names block {:#x}, bytes {} to {}: {}", stream,
+                          message.flow, message.position, message.handle, message.offset,
+                          std::uint64_t{message.offset} + message.length, what));
+}
+
+// Show the oldest message to the handler. ok: handled; anything else: what the handler said.
+Expected<Status> deliver(const Segment& segment, std::string_view stream, StreamConsumer& consumer,
+                         const Message& message, const Handler& handler, WorkerReport& report) {
+  std::span<const std::byte> bytes;
+  if (message.handle != 0) {
+    const auto block = find_block(segment, {message.handle});
+    if (!block) return bad_message(stream, message, "no such block is live");
+    if (message.offset > block->bytes || message.length > block->bytes - message.offset)
+      return bad_message(stream, message, fmt::format("it has {} bytes", block->bytes));
+    bytes = {block->data + message.offset, message.length};
+  }
+  const bool redelivered = consumer.redelivered();
+  if (const auto handled = handler({message, bytes, redelivered}); handled != Status::ok) return handled;
+  ++report.messages;
+  report.bytes += message.length;
+  report.redelivered += redelivered ? 1 : 0;
+  return Status::ok;
+}
+
+}  // namespace
+
+Expected<WorkerReport> run_worker(Session& session, Lane& lane, const WorkerOptions& options,
+                                  const Handler& handler, const std::atomic<bool>& stop) {
+  const auto& segment = session.segment();
+  std::vector<StreamConsumer> consumers;
+  for (const auto& name : options.streams) {
+    const auto queue = find_queue(segment, name);
+    if (!queue) return std::unexpected(queue.error());
+    auto consumer = StreamConsumer::claim(lane, *queue);
+    if (!consumer)
+      return fail(consumer.error(),
+                  fmt::format("stream {}: cannot be consumed: {}", name,
+                              consumer.error() == Status::busy ? "another lane consumes it"
+                                                               : to_string(consumer.error())));
+    consumers.push_back(std::move(*consumer));
+  }
+
+  WorkerReport report;
+  for (;;) {
+    bool any = false;
+    bool all_ended = true;
+    for (std::size_t i = 0; i < consumers.size(); ++i) {
+      auto& consumer = consumers[i];
+      for (std::uint32_t served = 0; served < options.batch; ++served) {
+        const auto* message = consumer.peek();
+        if (message == nullptr) break;
+        any = true;
+        const auto handled = deliver(segment, options.streams[i], consumer, *message, handler, report);
+        if (!handled) return std::unexpected(handled.error());
+        if (*handled != Status::ok) {
+          report.ended = *handled;
+          return report;
+        }
+        if (const auto acknowledged = consumer.acknowledge(); acknowledged != Status::ok)
+          return fail(acknowledged,
+                      fmt::format("stream {}: acknowledge: {}", options.streams[i], to_string(acknowledged)));
+      }
+      all_ended = all_ended && consumer.ended();
+    }
+    if (any) continue;
+    lane.heap().flush();  // nobody waits for blocks that a sleeper has freed
+    if (all_ended || stop.load(relaxed)) return report;
+    const auto waited = wait_until(lane.row().doorbell, 100ms, [&] {
+      return stop.load(relaxed) ||
+             std::ranges::any_of(consumers, [](auto& each) { return !each.empty() || each.ended(); });
+    });
+    if (waited == Status::ok) count_up(lane.counters().sleeps);
+  }
+}
+
+}  // namespace sluice
