@@ -18,15 +18,19 @@ constexpr std::uint32_t harvest_slabs_per_call =
 
 }  // namespace
 
-Heap::Heap(const LaneView& lane) : lane_(lane), classes_(&lane.segment->classes()) {
-  // One record per unit there can ever be; pages appear as units become this lane's.
-  slabs_bytes_ = lane.segment->geometry().units_max * sizeof(Slab);
+Heap::Heap(const LaneView& lane)
+    : lane_(lane),
+      split_(lane.segment->split()),
+      band_stride_(lane.segment->geometry().units_max * slots_per_band),
+      classes_(&lane.segment->classes()) {
+  // One record per unit that a handle can name; pages appear as units become this lane's.
+  slabs_bytes_ = (std::size_t{1} << split_.unit_bits) * sizeof(Slab);
   void* memory = ::mmap(nullptr, slabs_bytes_, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();  // caught by Lane::claim
   slabs_ = static_cast<Slab*>(memory);
   orphans_seen_.fill(~std::uint64_t{0});
-  free_cells_.items.resize(lane.cell_count);
+  free_cells_.items = std::make_unique<std::uint32_t[]>(lane.cell_count);
   for (auto cell = lane.cell_count; cell > recovery_cells; --cell)
     if (load(lane.cells[cell - 1].handle, relaxed) == 0) free_cells_.push(cell - 1);
 }
@@ -72,9 +76,15 @@ void Heap::place(Slab& slab) noexcept {
   } else if (empty_.count < empty_slabs_max) {
     link(slab, list_empty);
   } else {
-    return_slab(lane_, slab.unit);
-    count_up(lane_.row->counters.slabs_returned);
+    forget(slab);
   }
+}
+
+// Give an empty slab's unit to the pool.
+void Heap::forget(Slab& slab) noexcept {
+  slab.truth = nullptr;
+  return_slab(lane_, slab.unit);
+  count_up(lane_.row->counters.slabs_returned);
 }
 
 Heap::Slab* Heap::make_current(Slab& slab) noexcept {
@@ -88,7 +98,7 @@ Reference Heap::take_slot(Slab& slab) noexcept {
   std::uint32_t word = slab.cursor / 64;
   auto bits = slab.free[word] & (~std::uint64_t{0} << (slab.cursor % 64));
   if (bits == 0) [[unlikely]] {
-    const auto words = (slots(slab) + 63) / 64;
+    const auto words = (slab.slots + 63U) / 64;
     do {
       word = word + 1 == words ? 0 : word + 1;
       bits = slab.free[word];
@@ -97,13 +107,12 @@ Reference Heap::take_slot(Slab& slab) noexcept {
   const auto slot = word * 64 + static_cast<std::uint32_t>(std::countr_zero(bits));
   slab.free[word] &= ~(std::uint64_t{1} << (slot % 64));
   --slab.free_count;
-  slab.cursor = static_cast<std::uint16_t>(slot + 1 == slots(slab) ? 0 : slot + 1);
+  slab.cursor = static_cast<std::uint16_t>(slot + 1 == slab.slots ? 0 : slot + 1);
 
-  const auto& segment = *lane_.segment;
   const auto index = free_cells_.pop();
-  auto& low = segment.truth_word(slab.unit, slot).low;
+  auto& low = truth_word(slab, slot).low;
   const auto generation = truth::next_generation(load(low, relaxed));  // only the owner leaves FREE
-  const auto handle = segment.split().make(generation, slab.unit, slot);
+  const auto handle = split_.make(generation, slab.unit, slot);
   store(lane_.cells[index].handle, handle.value, sluice::release);
   crash_point("block.allocate.announced");  // recovery: the word is not LIVE, the cell is void
   store(low, truth::make(generation, 1, BlockState::live), sluice::release);
@@ -133,35 +142,45 @@ std::expected<std::uint32_t, Status> Heap::reserve_cell() noexcept {
 // --- release ----------------------------------------------------------------------------------------------
 
 Status Heap::release(Reference reference) noexcept {
-  if (reference.cell >= lane_.cell_count) return Status::bad_argument;
+  if (reference.cell >= lane_.cell_count) [[unlikely]]
+    return Status::bad_argument;
   auto& cell = lane_.cells[reference.cell];
-  if (!reference || load(cell.handle, relaxed) != reference.handle.value) return Status::stale;
+  if (!reference || load(cell.handle, relaxed) != reference.handle.value) [[unlikely]]
+    return Status::stale;
+  auto& slab = slabs_[split_.unit(reference.handle)];
+  const auto slot = split_.slot(reference.handle);
+  if (slab.truth == nullptr || slot >= slab.slots) return release_elsewhere(reference);
+
+  auto& low = truth_word(slab, slot).low;
+  const auto generation = split_.generation(reference.handle);
+  if (load(low, relaxed) != truth::make(generation, 1, BlockState::live)) [[unlikely]]
+    return Status::stale;  // released as another lane's, before this one adopted the slab
+  const auto word = freed_word(generation, split_);
+  store(low, word, sluice::release);
+  crash_point("block.free_local.freed");  // recovery: the generation is over, the cell is void
+  store(cell.handle, 0, sluice::release);
+  crash_point("block.free_local.cleared");
+  free_cells_.push(reference.cell);
+  count_up(lane_.row->counters.frees_local);
+  if (truth::state(word) == BlockState::free) [[likely]]
+    slot_freed(slab, slot);
+  else
+    --slab.usable;
+  return Status::ok;
+}
+
+// A run, or a block in a slab that is not this lane's.
+Status Heap::release_elsewhere(Reference reference) noexcept {
   const auto found = find_block(*lane_.segment, reference.handle);
   if (!found) return found.error();  // FREEING: released before, and not flagged yet
   const auto& block = *found;
-  const auto generation = truth::Generation::get(block.low);
   if (block.is_run) {
     free_run(lane_, block, reference.cell);
     free_cells_.push(reference.cell);
     count_up(lane_.row->counters.frees_local);
     return Status::ok;
   }
-  if (lane_.owns(block.unit_word)) {
-    const auto word = freed_word(generation, lane_.segment->split());
-    store(block.word->low, word, sluice::release);
-    crash_point("block.free_local.freed");  // recovery: the generation is over, the cell is void
-    store(cell.handle, 0, sluice::release);
-    crash_point("block.free_local.cleared");
-    free_cells_.push(reference.cell);
-    auto& slab = slabs_[block.unit];
-    if (truth::state(word) == BlockState::free)
-      slot_freed(slab, block.slot);
-    else
-      --slab.usable;
-    count_up(lane_.row->counters.frees_local);
-    return Status::ok;
-  }
-  store(block.word->low, truth::make(generation, 0, BlockState::freeing), sluice::release);
+  store(block.word->low, truth::make(truth::Generation::get(block.low), 0, BlockState::freeing), sluice::release);
   crash_point("block.free_remote.freeing");  // recovery: the cell is there, the flag is set again
   pending_[pending_count_++] = {reference.cell, block.unit, block.slot};
   pending_bytes_ += block.bytes;
@@ -285,9 +304,8 @@ Heap::Slab* Heap::take_fresh(std::uint32_t size_class) noexcept {
 
 // Take back what others have freed in one slab. Returns how many slots.
 std::uint32_t Heap::harvest(Slab& slab) noexcept {
-  auto& segment = *lane_.segment;
-  auto& remote = segment.remote_bits(slab.unit);
-  const auto words = (slots(slab) + 63) / 64;
+  auto& remote = lane_.segment->remote_bits(slab.unit);
+  const auto words = (slab.slots + 63U) / 64;
   std::uint32_t taken = 0;
   for (std::uint32_t word = 0; word < words; ++word) {
     if (load(remote.words[word], relaxed) == 0) continue;
@@ -296,11 +314,11 @@ std::uint32_t Heap::harvest(Slab& slab) noexcept {
     while (bits != 0) {
       const auto slot = word * 64 + static_cast<std::uint32_t>(std::countr_zero(bits));
       bits &= bits - 1;
-      if (slot >= slots(slab)) break;  // stray, from when the unit was cut otherwise
-      auto& low = segment.truth_word(slab.unit, slot).low;
+      if (slot >= slab.slots) break;  // stray, from when the unit was cut otherwise
+      auto& low = truth_word(slab, slot).low;
       const auto found = load(low, acquire);
       if (truth::state(found) != BlockState::freeing) continue;  // stray
-      const auto freed = freed_word(truth::Generation::get(found), segment.split());
+      const auto freed = freed_word(truth::Generation::get(found), split_);
       store(low, freed, sluice::release);
       crash_point("block.harvest.freed");
       if (truth::state(freed) == BlockState::free) {
@@ -402,8 +420,7 @@ Heap::Slab* Heap::last_resort(std::uint32_t size_class) noexcept {
     while (empty_.head != none) {
       auto& slab = slabs_[empty_.head];
       unlink(slab);
-      return_slab(lane_, slab.unit);
-      count_up(lane_.row->counters.slabs_returned);
+      forget(slab);
     }
     return nullptr;
   }
@@ -414,22 +431,21 @@ Heap::Slab* Heap::last_resort(std::uint32_t size_class) noexcept {
 
 // Learn a slab from its truth words: after cutting, recutting or adopting it.
 Heap::Slab& Heap::rebuild(std::uint32_t unit, std::uint32_t size_class) noexcept {
-  const auto& segment = *lane_.segment;
   auto& slab = slabs_[unit];
   std::memset(slab.free, 0, sizeof slab.free);
+  slab.truth = &lane_.segment->truth_word(unit, 0);
   slab.unit = unit;
   slab.next = slab.previous = none;
   slab.free_count = 0;
   slab.cursor = 0;
   slab.size_class = static_cast<std::uint8_t>(size_class);
   slab.list = list_none;
-  const auto count = slots(slab);
-  slab.usable = static_cast<std::uint16_t>(count);
-  for (std::uint32_t slot = 0; slot < count; ++slot) {
-    auto& low = segment.truth_word(unit, slot).low;
+  slab.slots = slab.usable = static_cast<std::uint16_t>(classes_->slots(size_class));
+  for (std::uint32_t slot = 0; slot < slab.slots; ++slot) {
+    auto& low = truth_word(slab, slot).low;
     auto found = load(low, acquire);
     if (truth::state(found) == BlockState::freeing) {  // the bit may be lost; the owner needs none
-      found = freed_word(truth::Generation::get(found), segment.split());
+      found = freed_word(truth::Generation::get(found), split_);
       store(low, found, sluice::release);
     }
     if (truth::state(found) == BlockState::free) {

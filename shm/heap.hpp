@@ -21,7 +21,6 @@
 #include <cstdint>
 #include <expected>
 #include <memory>
-#include <vector>
 
 namespace sluice {
 
@@ -94,13 +93,15 @@ class Heap {
   // What this thread knows of a slab it owns. Indexed by unit; pages appear as they are touched.
   struct Slab {
     std::uint64_t free[band_count];
+    TruthWord* truth;            // of slot 0; null: the unit is not this lane's
     std::uint32_t unit;
     std::uint32_t next, previous;  // in one of the lists below
     std::uint16_t free_count;
-    std::uint16_t usable;  // slots that are not retired
-    std::uint16_t cursor;  // slot at which the search goes on
+    std::uint16_t usable;        // slots that are not retired
+    std::uint16_t slots;
+    std::uint16_t cursor;        // slot at which the search goes on
     std::uint8_t size_class;
-    std::uint8_t list;  // which list it is on
+    std::uint8_t list;           // which list it is on
   };
   enum List : std::uint8_t { list_none, list_partial, list_full, list_empty };
   struct SlabList {
@@ -110,7 +111,7 @@ class Heap {
     std::uint32_t cell, unit, slot;
   };
   struct CellStack {
-    std::vector<std::uint32_t> items;
+    std::unique_ptr<std::uint32_t[]> items;
     std::uint32_t count = 0;
     void push(std::uint32_t cell) noexcept { items[count++] = cell; }
     std::uint32_t pop() noexcept { return items[--count]; }
@@ -131,7 +132,11 @@ class Heap {
   Slab& rebuild(std::uint32_t unit, std::uint32_t size_class) noexcept;
   void slot_freed(Slab& slab, std::uint32_t slot) noexcept;
   void place(Slab& slab) noexcept;
-  std::uint32_t slots(const Slab& slab) const noexcept { return classes_->slots(slab.size_class); }
+  TruthWord& truth_word(const Slab& slab, std::uint32_t slot) const noexcept {
+    return slab.truth[(slot / slots_per_band) * band_stride_ + slot % slots_per_band];
+  }
+  Status release_elsewhere(Reference reference) noexcept;
+  void forget(Slab& slab) noexcept;
   bool orphaned(std::uint64_t unit_word_value) const noexcept;
   void flush_pending() noexcept;
   void link(Slab& slab, List list) noexcept;
@@ -139,8 +144,10 @@ class Heap {
   SlabList& list_of(const Slab& slab, List list) noexcept;
 
   LaneView lane_;
+  HandleSplit split_;             // copies of the segment's, for the fast path
+  std::uint64_t band_stride_ = 0; // truth words from one band to the next
   const SizeClasses* classes_;
-  Slab* slabs_ = nullptr;  // [units_max], private anonymous memory
+  Slab* slabs_ = nullptr;  // [1 << unit_bits], private anonymous memory
   std::size_t slabs_bytes_ = 0;
   std::array<Slab*, class_count_max> current_{};
   std::array<SlabList, class_count_max> partial_{};
