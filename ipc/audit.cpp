@@ -64,14 +64,10 @@ class Structures final : public ReferenceSource {
     const std::uint64_t capacity = load(row.capacity, relaxed);
     const std::uint64_t first = load(row.first_unit, relaxed);
     const std::uint64_t units = load(row.unit_count, relaxed);
-    const auto committed = segment.units_committed();
-    if (capacity == 0 || capacity > queue_capacity_max || (capacity & (capacity - 1)) != 0 ||
-        load(row.message_bytes, relaxed) != sizeof(Message))
-      return violation(report, key, "queue {}: {} messages of {} bytes, expected a power of two and {}",
-                       index, capacity, load(row.message_bytes, relaxed), sizeof(Message));
-    if (units * unit_bytes < capacity * sizeof(Message) || units > committed || first > committed - units)
-      return violation(report, key, "queue {}: storage of {} units at {}, of {} committed", index, units,
-                       first, committed);
+    if (!stream_is_sound(segment, row))
+      return violation(report, key, "queue {}: {} messages of {} bytes in {} units at {}, of {} committed",
+                       index, capacity, load(row.message_bytes, relaxed), units, first,
+                       segment.units_committed());
     if (unit_word::state(load(segment.unit(first).word, acquire)) != UnitState::storage ||
         load(segment.unit(first).run_units, relaxed) != units)
       return violation(report, key, "queue {}: unit {} is not its storage", index, first);
@@ -87,22 +83,17 @@ class Structures final : public ReferenceSource {
                   role == &row.producer ? "producer" : "consumer", lane);
     }
     const auto head = load(row.head, acquire);
-    const auto tail = load(row.tail, acquire);
+    const auto tail = pushed_messages(segment, row);
     if (tail < head || tail - head > capacity)
       return violation(report, key, "queue {}: head {}, tail {}, capacity {}", index, head, tail, capacity);
-    if (const auto delivered = load(row.delivered, acquire); delivered > load(row.tail, acquire))
+    if (const auto delivered = load(row.delivered, acquire); delivered > pushed_messages(segment, row))
       violation(report, key, "queue {}: {} delivered of {} pushed", index, delivered, tail);
     report.counts.queue_messages += tail - head;
     for (auto position = head; position < tail; ++position) {
       // Read once: a live producer may be filling the slot again by now.
-      const auto& slot = message_slot_at(segment, first, capacity, position);
+      const auto& slot = message_slot(segment, row, position);
       if (const Handle handle{load(slot.handle, relaxed)}) reference(handle);
     }
-  }
-
-  static const Message& message_slot_at(const Segment& segment, std::uint64_t first, std::uint64_t capacity,
-                                        std::uint64_t position) noexcept {
-    return reinterpret_cast<const Message*>(segment.unit_address(first))[position & (capacity - 1)];
   }
 
   static void check_lane(const Segment& segment, LaneId id, AuditReport& report) {

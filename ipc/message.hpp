@@ -27,9 +27,11 @@ struct alignas(64) Message {
   MessageKind kind;
   std::uint16_t flags;
   std::uint32_t detail;  // abort: the errno
-  std::uint64_t reserved[2];
+  std::uint64_t reserved;
+  std::uint64_t stamp;  // the slot's, not the message's: position + 1 once it is published.  W: producer
 };
 static_assert(sizeof(Message) == 64 && offsetof(Message, flow) == 16 && offsetof(Message, kind) == 40);
+static_assert(offsetof(Message, stamp) == 56);
 static_assert(std::is_trivially_copyable_v<Message>);
 
 }  // namespace sluice

@@ -52,12 +52,13 @@ struct alignas(128) QueueRow {
   alignas(128) std::uint64_t producer;  // lane_claim.  W: CAS, recoverer
   std::uint64_t consumer;               // lane_claim.  W: CAS, recoverer
 
-  alignas(128) std::uint64_t tail;  // messages ever pushed.     W: producer.  R: all
-  std::uint64_t bytes_in;           // payload bytes pushed.     W: producer.  R: tools
-  std::uint64_t closed;             // 1: the producer has ended it; nothing follows tail.  W: producer
+  // Hint: messages pushed, at most one behind the slots' stamps.  W: producer, its recoverer.  R: all
+  alignas(128) std::uint64_t tail;
+  std::uint64_t bytes_in;  // payload bytes pushed.     W: producer.  R: tools
+  std::uint64_t closed;    // 1: the producer has ended it; nothing follows tail.  W: producer
 
   alignas(128) std::uint64_t head;  // messages ever taken.      W: consumer.  R: all
-  std::uint64_t delivered;          // messages ever shown to a handler; head <= delivered <= tail
+  std::uint64_t delivered;          // messages ever shown to a handler; at most those pushed
   std::uint64_t redelivered;        // messages shown again after a death
 
   alignas(128) std::uint64_t reserved_kinds[64];  // work queues and broadcast

@@ -71,6 +71,8 @@ Expected<QueueId> create_in_row(Lane& lane, std::uint32_t index, std::uint64_t e
     crash_point("queue.create.storage");  // recovery: the row does not name it, the units go back
     store(row.first_unit, first, relaxed);
     store(row.unit_count, static_cast<std::uint32_t>(units), relaxed);
+    // Units keep the bytes of what they were: an old message's stamp must not pass for a new one's.
+    std::memset(segment.unit_address(first), 0, units * unit_bytes);
     store(row.word, queue_word::make(QueueState::ready, era), release);  // Q1 -> Q2 (find_queue, claim)
     crash_point("queue.create.ready");
   });
@@ -140,6 +142,9 @@ std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexce
     if (queue_word::state(word) != QueueState::ready) continue;
     for (auto* role : {&row.producer, &row.consumer}) {
       auto expected = self;
+      if (load(*role, acquire) != self) continue;
+      if (role == &row.producer && stream_is_sound(segment, row))
+        store(row.tail, pushed_messages(segment, row), release);  // it may have died between stamp and tail
       if (!cas(*role, expected, 0, acq_rel)) continue;
       ++released;
       wake_claimant(segment, load(row.producer, relaxed));
@@ -156,17 +161,35 @@ bool storage_published(const Segment& segment, std::uint64_t queue, std::uint32_
          load(row.first_unit, relaxed) == first;
 }
 
+bool stream_is_sound(const Segment& segment, const QueueRow& row) noexcept {
+  const std::uint64_t capacity = load(row.capacity, relaxed);
+  const std::uint64_t first = load(row.first_unit, relaxed);
+  const std::uint64_t units = load(row.unit_count, relaxed);
+  const auto committed = segment.units_committed();
+  return load(row.kind, relaxed) == static_cast<std::uint32_t>(QueueKind::stream) &&
+         load(row.message_bytes, relaxed) == sizeof(Message) && capacity != 0 &&
+         capacity <= queue_capacity_max && (capacity & (capacity - 1)) == 0 && units <= committed &&
+         first <= committed - units && units * unit_bytes >= capacity * sizeof(Message);
+}
+
+std::uint64_t pushed_messages(const Segment& segment, const QueueRow& row) noexcept {
+  const auto tail = load(row.tail, acquire);
+  return load(message_slot(segment, row, tail).stamp, acquire) == tail + 1 ? tail + 1 : tail;  // S4 <- S1
+}
+
 bool moving_cell_holds(const Segment& segment, std::uint64_t aux) noexcept {
   const auto kind = cell_aux::Kind::get(aux);
   const auto queue = cell_aux::Queue::get(aux);
   if ((kind != cell_aux::push && kind != cell_aux::pop) || queue >= segment.header().queue_count) return true;
   const auto& row = queue_row(segment, queue);
-  // Whether head or tail has passed the position, in the 40 bits that a cell keeps: they differ by less than half.
-  const auto passed = [&](std::uint64_t counter) {
-    return ((counter - cell_aux::Position::get(aux) - 1) & cell_aux::Position::max) <
-           cell_aux::Position::max / 2;
-  };
-  return kind == cell_aux::push ? !passed(load(row.tail, acquire)) : passed(load(row.head, acquire));
+  if (!stream_is_sound(segment, row)) return true;
+  const auto position = cell_aux::Position::get(aux);
+  if (kind == cell_aux::push) {
+    const auto stamp = load(message_slot(segment, row, position).stamp, acquire);  // S4 <- S1
+    return stamp == 0 || ((stamp - 1) & cell_aux::Position::max) != position;
+  }
+  // Head has passed the position, in the 40 bits that a cell keeps: they differ by less than half.
+  return ((load(row.head, acquire) - position - 1) & cell_aux::Position::max) < cell_aux::Position::max / 2;
 }
 
 }  // namespace sluice

@@ -40,13 +40,20 @@ inline Message& message_slot(const Segment& segment, const QueueRow& row, std::u
   return ring[position & (row.capacity - 1)];
 }
 
+/// Messages ever pushed into a stream: its tail, or one more when the last push had not told yet. The row
+/// must have been checked (stream_is_sound).
+std::uint64_t pushed_messages(const Segment& segment, const QueueRow& row) noexcept;
+
+/// Whether a row's ring lies where it can be used: capacity a power of two, storage committed and large enough.
+bool stream_is_sound(const Segment& segment, const QueueRow& row) noexcept;
+
 /// Give up every role and claim that a lane has in the directory: recovery step 4. Returns how many.
 std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexcept;
 
 /// For finish_operation(): whether row `queue` names storage that begins at `first`.
 bool storage_published(const Segment& segment, std::uint64_t queue, std::uint32_t first) noexcept;
 
-/// Whether a moving cell holds its reference: position against tail or head.
+/// Whether a moving cell holds its reference: a push until the slot is stamped, a pop once head has passed.
 bool moving_cell_holds(const Segment& segment, std::uint64_t aux) noexcept;
 
 }  // namespace sluice

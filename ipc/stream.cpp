@@ -1,5 +1,6 @@
 #include "ipc/stream.hpp"
 
+#include <cstring>
 #include <utility>
 
 namespace sluice {
@@ -12,13 +13,7 @@ std::expected<QueueRow*, Status> ready_stream(const Segment& segment, QueueId qu
   const auto word = load(row.word, acquire);  // Q2 <- Q1 (create)
   if (queue_word::state(word) != QueueState::ready || queue_word::Era::get(word) != queue.era)
     return std::unexpected(Status::stale);
-  const auto capacity = load(row.capacity, relaxed);
-  const auto units = round_up(std::uint64_t{capacity} * sizeof(Message), unit_bytes) / unit_bytes;
-  const std::uint64_t first = load(row.first_unit, relaxed);
-  if (load(row.kind, relaxed) != static_cast<std::uint32_t>(QueueKind::stream) || capacity == 0 ||
-      capacity > queue_capacity_max || (capacity & (capacity - 1)) != 0 ||
-      first + units > segment.units_committed())
-    return std::unexpected(Status::corrupt);
+  if (!stream_is_sound(segment, row)) return std::unexpected(Status::corrupt);
   return &row;
 }
 
@@ -55,7 +50,8 @@ std::expected<StreamProducer, Status> StreamProducer::claim(Lane& lane, QueueId 
   producer.ring_ = &message_slot(lane.segment(), **row, 0);
   producer.id_ = queue;
   producer.mask_ = (*row)->capacity - 1;
-  producer.tail_ = load((*row)->tail, acquire);
+  producer.tail_ = pushed_messages(lane.segment(), **row);
+  store((*row)->tail, producer.tail_, release);
   producer.cached_head_ = load((*row)->head, acquire);
   store((*row)->closed, 0, release);
   return producer;
@@ -87,12 +83,14 @@ std::uint64_t StreamProducer::room() noexcept {
 
 void StreamProducer::publish(const Message& message, Handle handle) noexcept {
   auto& slot = ring_[tail_ & mask_];
-  slot = message;
+  std::memcpy(static_cast<void*>(&slot), &message, offsetof(Message, stamp));
   slot.handle = handle.value;
   crash_point("stream.push.filled");
+  store(slot.stamp, tail_ + 1, release);  // S1 -> S4 (peek): the message precedes its stamp
+  crash_point("stream.push.published");   // recovery: stamped, the cell is void
+  store(row_->tail, ++tail_, release);
   count_up(row_->bytes_in, message.length);
-  store(row_->tail, ++tail_, release);   // S1 -> S4 (peek): the message precedes tail
-  crash_point("stream.push.published");  // recovery: tail > position, the cell is void
+  prefetch_to_write(&ring_[(tail_ + 1) & mask_]);  // the consumer has read it a lap ago
   auto& counters = lane_->counters();
   count_up(counters.messages_out);
   count_up(counters.bytes_out, message.length);
@@ -102,12 +100,12 @@ Status StreamProducer::push(const Message& message, Reference reference) noexcep
   auto& heap = lane_->heap();
   if (!reference || reference.cell >= heap.lane().cell_count ||
       load(heap.cell(reference.cell).handle, relaxed) != reference.handle.value ||
-      !find_block(lane_->segment(), reference.handle))
+      !is_live(lane_->segment(), reference.handle))
     return Status::stale;
   if (room() == 0) return Status::full;
   auto& cell = heap.cell(reference.cell);
   store(cell.aux, cell_aux::make(cell_aux::push, id_.index, id_.era, tail_), sluice::release);
-  crash_point("stream.push.announced");  // recovery: tail <= position, the cell still holds it
+  crash_point("stream.push.announced");  // recovery: not stamped, the cell still holds it
   publish(message, reference.handle);
   store(cell.handle, 0, sluice::release);
   crash_point("stream.push.emptied");
@@ -141,7 +139,6 @@ std::expected<StreamConsumer, Status> StreamConsumer::claim(Lane& lane, QueueId 
   consumer.id_ = queue;
   consumer.mask_ = (*row)->capacity - 1;
   consumer.head_ = load((*row)->head, acquire);
-  consumer.cached_tail_ = consumer.head_;
   consumer.delivered_ = consumer.redeliver_below_ = load((*row)->delivered, acquire);
   return consumer;
 }
@@ -155,7 +152,6 @@ StreamConsumer& StreamConsumer::operator=(StreamConsumer&& other) noexcept {
   id_ = other.id_;
   mask_ = other.mask_;
   head_ = other.head_;
-  cached_tail_ = other.cached_tail_;
   delivered_ = other.delivered_;
   redeliver_below_ = other.redeliver_below_;
   return *this;
@@ -173,7 +169,13 @@ const Message* StreamConsumer::peek() noexcept {
     store(row_->delivered, delivered_, sluice::release);
     crash_point("stream.peek.marked");  // recovery: the replacement is told that it was shown before
   }
-  return &ring_[head_ & mask_];
+  const auto& message = ring_[head_ & mask_];
+  // Its truth word will be read and then written: fetch the line once, owned.
+  if (const Handle handle{message.handle};
+      handle && lane_->segment().split().unit(handle) < lane_->segment().geometry().units_max)
+    prefetch_to_write(&lane_->segment().truth_word(lane_->segment().split().unit(handle),
+                                                   lane_->segment().split().slot(handle)));
+  return &message;
 }
 
 std::expected<Reference, Status> StreamConsumer::pop() noexcept {
@@ -185,7 +187,6 @@ std::expected<Reference, Status> StreamConsumer::pop() noexcept {
   auto& heap = lane_->heap();
   const bool again = redelivered();
   if (handle) {
-    if (!find_block(lane_->segment(), handle)) return std::unexpected(Status::corrupt);
     const auto reserved = heap.reserve_cell();
     if (!reserved) return std::unexpected(reserved.error());
     reference = {handle, *reserved};
@@ -219,7 +220,7 @@ Status StreamConsumer::acknowledge() noexcept {
   return *reference ? lane_->heap().release(*reference) : Status::ok;
 }
 
-bool StreamConsumer::ended() noexcept {
+bool StreamConsumer::ended() const noexcept {
   const bool closed = load(row_->closed, acquire) != 0;  // C2 <- C1 (close)
   return closed && empty();
 }

@@ -1,10 +1,12 @@
 // SPSC stream: one producer, one consumer, in order, no locked instruction. Messages stay in the ring until
 // they are acknowledged: a consumer that dies leaves them to its replacement.
 //
-//   push   aux = PUSH(q, pos) ; slot ; tail = pos + 1 ; handle = 0 ; aux = 0
+//   push   aux = PUSH(q, pos) ; slot ; slot.stamp = pos + 1 ; tail = pos + 1 ; handle = 0 ; aux = 0
 //   pop    aux = POP(q, pos) ; handle ; head = pos + 1 ; aux = 0
 //
-// Recovery compares the position with tail or head (docs/recovery.md#push, #pop).
+// The truth of a push is the slot's stamp: the consumer polls the line that it reads next, and never touches
+// the producer's. Tail is a hint, at most one behind (docs/decisions/0002-stamped-slots.md). Recovery looks at
+// the stamp, and at head (docs/recovery.md#push, #pop).
 // Thread safety: each end belongs to the thread of the lane that claimed it.
 // source: Lamport 1983; cached indices as in Rigtorp's SPSCQueue and Aeron
 #pragma once
@@ -71,18 +73,16 @@ class StreamConsumer {
   bool redelivered() const noexcept { return head_ < redeliver_below_; }
 
   /// Take the message that peek() showed; its reference becomes this lane's (null if it had no block).
-  /// errors  empty; no_cell; corrupt  the message names no live block
+  /// errors  empty; no_cell
   std::expected<Reference, Status> pop() noexcept;
 
   /// pop(), then release the block: the message is done.
+  /// errors  as pop(); stale  the message named no live block (it is taken all the same)
   Status acknowledge() noexcept;
 
-  bool empty() noexcept {
-    return head_ == cached_tail_ && head_ == (cached_tail_ = load(row_->tail, acquire));
-  }
+  bool empty() const noexcept { return load(ring_[head_ & mask_].stamp, acquire) != head_ + 1; }  // S4 <- S1
   /// The producer has closed it and everything was taken.
-  bool ended() noexcept;
-  std::uint64_t depth() const noexcept { return load(row_->tail, acquire) - head_; }
+  bool ended() const noexcept;
   QueueId id() const noexcept { return id_; }
   explicit operator bool() const noexcept { return row_ != nullptr; }
 
@@ -95,7 +95,6 @@ class StreamConsumer {
   QueueId id_;
   std::uint64_t mask_ = 0;
   std::uint64_t head_ = 0;
-  std::uint64_t cached_tail_ = 0;
   std::uint64_t delivered_ = 0;
   std::uint64_t redeliver_below_ = 0;
 };

@@ -70,4 +70,13 @@ inline void cpu_relax() noexcept {
 #endif
 }
 
+/// Ask for the line of an address that will be written soon, owned, so that the store does not wait for it.
+inline void prefetch_to_write(const void* address) noexcept {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(address)));
+#else
+  __builtin_prefetch(address, 1);
+#endif
+}
+
 }  // namespace sluice

@@ -35,6 +35,15 @@ std::expected<BlockView, Status> find_block(const Segment& segment, Handle handl
 /// unit cannot hold such a block, else `low` is what the truth word holds.
 BlockView locate(const Segment& segment, Handle handle) noexcept;
 
+/// Whether a handle that the caller's cell holds is live: the cell vouches for unit and slot.
+inline bool is_live(const Segment& segment, Handle handle) noexcept {
+  const auto& split = segment.split();
+  const auto unit = split.unit(handle);
+  if (unit >= segment.geometry().units_max) return false;
+  const auto low = load(segment.truth_word(unit, split.slot(handle)).low, relaxed);
+  return truth::state(low) == BlockState::live && truth::Generation::get(low) == split.generation(handle);
+}
+
 /// One lane, as the code that acts for it sees it: the lane's own thread, or its recoverer.
 struct LaneView {
   const Segment* segment = nullptr;

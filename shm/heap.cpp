@@ -108,6 +108,9 @@ Reference Heap::take_slot(Slab& slab) noexcept {
   slab.free[word] &= ~(std::uint64_t{1} << (slot % 64));
   --slab.free_count;
   slab.cursor = static_cast<std::uint16_t>(slot + 1 == slab.slots ? 0 : slot + 1);
+  // The next block's first line was last read by whoever consumed it: fetch it while this one is filled.
+  prefetch_to_write(lane_.segment->unit_address(slab.unit) +
+                    std::size_t{slab.cursor} * classes_->bytes(slab.size_class));
 
   const auto index = free_cells_.pop();
   auto& low = truth_word(slab, slot).low;
@@ -180,7 +183,8 @@ Status Heap::release_elsewhere(Reference reference) noexcept {
     count_up(lane_.row->counters.frees_local);
     return Status::ok;
   }
-  store(block.word->low, truth::make(truth::Generation::get(block.low), 0, BlockState::freeing), sluice::release);
+  store(block.word->low, truth::make(truth::Generation::get(block.low), 0, BlockState::freeing),
+        sluice::release);
   crash_point("block.free_remote.freeing");  // recovery: the cell is there, the flag is set again
   pending_[pending_count_++] = {reference.cell, block.unit, block.slot};
   pending_bytes_ += block.bytes;

@@ -93,15 +93,15 @@ class Heap {
   // What this thread knows of a slab it owns. Indexed by unit; pages appear as they are touched.
   struct Slab {
     std::uint64_t free[band_count];
-    TruthWord* truth;            // of slot 0; null: the unit is not this lane's
+    TruthWord* truth;  // of slot 0; null: the unit is not this lane's
     std::uint32_t unit;
     std::uint32_t next, previous;  // in one of the lists below
     std::uint16_t free_count;
-    std::uint16_t usable;        // slots that are not retired
+    std::uint16_t usable;  // slots that are not retired
     std::uint16_t slots;
-    std::uint16_t cursor;        // slot at which the search goes on
+    std::uint16_t cursor;  // slot at which the search goes on
     std::uint8_t size_class;
-    std::uint8_t list;           // which list it is on
+    std::uint8_t list;  // which list it is on
   };
   enum List : std::uint8_t { list_none, list_partial, list_full, list_empty };
   struct SlabList {
@@ -144,8 +144,8 @@ class Heap {
   SlabList& list_of(const Slab& slab, List list) noexcept;
 
   LaneView lane_;
-  HandleSplit split_;             // copies of the segment's, for the fast path
-  std::uint64_t band_stride_ = 0; // truth words from one band to the next
+  HandleSplit split_;              // copies of the segment's, for the fast path
+  std::uint64_t band_stride_ = 0;  // truth words from one band to the next
   const SizeClasses* classes_;
   Slab* slabs_ = nullptr;  // [1 << unit_bits], private anonymous memory
   std::size_t slabs_bytes_ = 0;
