@@ -8,7 +8,7 @@
 // Invariants
 //   1. Free bits are a private hint, rebuilt from truth words on adoption: only this lane turns slots of
 //      its slabs from free to live.
-//   2. A slot is taken at or after the place of the last one, round the slab: wear spreads.
+//   2. Slots are taken in one fixed order, going on round the slab from the last one: wear spreads.
 //   3. A reference is a cell; a cell is reserved before anything is touched.
 // Thread safety: none; the lane's own thread. Blocks may be released through any lane.
 #pragma once
@@ -99,7 +99,7 @@ class Heap {
     std::uint16_t free_count;
     std::uint16_t usable;  // slots that are not retired
     std::uint16_t slots;
-    std::uint16_t cursor;  // slot at which the search goes on
+    std::uint16_t cursor;  // where the search goes on: see next_slot
     std::uint8_t size_class;
     std::uint8_t list;  // which list it is on
   };
@@ -117,6 +117,7 @@ class Heap {
     std::uint32_t pop() noexcept { return items[--count]; }
   };
 
+  std::uint32_t next_slot(Slab& slab) noexcept;
   Reference take_slot(Slab& slab) noexcept;
   std::expected<Reference, Status> allocate_slow(std::size_t bytes) noexcept;
   Slab* refill(std::uint32_t size_class) noexcept;
