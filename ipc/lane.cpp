@@ -41,6 +41,9 @@ Expected<std::unique_ptr<Lane>> Lane::claim(const Segment& segment, const Member
   if (options.cells < 64 || options.cells > segment.header().cells_per_lane)
     return fail(Status::bad_argument, fmt::format("cells of a lane: found {}, expected 64 to {}",
                                                   options.cells, segment.header().cells_per_lane));
+  if (!process.joined() || process.is_recoverer())
+    return fail(Status::bad_argument,
+                fmt::format("{}: only a process that joined as a member can claim a lane", segment.path()));
   for (LaneId id = 1; id < segment.header().lane_count; ++id) {
     auto& row = segment.lane_row(id);
     auto word = load(row.word, acquire);

@@ -12,12 +12,12 @@
 #include <cstring>
 #include <fstream>
 #include <mutex>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 namespace sluice {
@@ -58,10 +58,7 @@ std::uint64_t next_incarnation(std::uint64_t incarnation) noexcept {
 }
 
 // The last row is for a process that finds the table full, to recover the dead and then join properly.
-std::uint64_t ordinary_rows(const Segment& segment) noexcept {
-  const std::uint64_t rows = segment.header().process_count;
-  return rows > 1 ? rows - 1 : rows;
-}
+std::uint64_t recoverer_row(const Segment& segment) noexcept { return segment.header().process_count - 1; }
 
 void describe_self(ProcessRow& row, std::string_view role) noexcept {
   store(row.pid, static_cast<std::uint64_t>(::getpid()), relaxed);
@@ -78,17 +75,56 @@ void describe_self(ProcessRow& row, std::string_view role) noexcept {
 
 enum class Maps : std::uint8_t { yes, no, unknown };
 
+// " device inode " of the segment as /proc/PID/maps writes it: read from our own, because on some file systems
+// (btrfs, overlayfs) stat() tells another device.
+std::string mapping_name(const Segment& segment) {
+  const auto address = fmt::format("{:x}-", reinterpret_cast<std::uintptr_t>(segment.base()));
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    if (!line.starts_with(address)) continue;
+    std::istringstream fields(line);
+    std::string range, access, offset, device, inode;
+    fields >> range >> access >> offset >> device >> inode;
+    return fmt::format(" {} {} ", device, inode);
+  }
+  return {};
+}
+
 // Whether a process maps the segment's file.
 Maps maps_segment(std::uint64_t pid, const Segment& segment) {
-  struct stat info{};
-  if (::fstat(segment.fd(), &info) != 0) return Maps::unknown;
   std::ifstream maps(fmt::format("/proc/{}/maps", pid));
   if (!maps) return ::access(fmt::format("/proc/{}", pid).c_str(), F_OK) == 0 ? Maps::unknown : Maps::no;
-  const auto wanted = fmt::format(" {:02x}:{:02x} {} ", major(info.st_dev), minor(info.st_dev), info.st_ino);
+  const auto wanted = mapping_name(segment);
+  if (wanted.empty()) return Maps::unknown;
   std::string line;
   while (std::getline(maps, line))
     if (line.find(wanted) != std::string::npos) return Maps::yes;
   return maps.bad() ? Maps::unknown : Maps::no;
+}
+
+// Lock a row and make it JOINING, from exactly `word`. Returns the incarnation, or 0 if somebody else has it.
+Expected<std::uint64_t> take_row(const Segment& segment, std::uint64_t index, std::uint64_t word) {
+  auto& own = own_rows();
+  const std::lock_guard guard(own.mutex);
+  const int sidecar = segment.sidecar_fd();
+  if (own.has(sidecar, index)) return 0;
+  const auto locked = lock_byte(sidecar, index);
+  if (!locked) return std::unexpected(locked.error());
+  if (!*locked) return 0;
+  own.rows.push_back({sidecar, index});
+  crash_point("process.join.locked");
+  const auto before = process_word::Incarnation::get(word);
+  const auto incarnation = process_word::state(word) == ProcessState::free
+                               ? std::max<std::uint64_t>(before, 1)
+                               : next_incarnation(before);
+  if (!cas(process_row(segment, index).word, word, process_word::make(ProcessState::joining, incarnation),
+           acq_rel)) {
+    own.rows.pop_back();
+    unlock_byte(sidecar, index);
+    return 0;
+  }
+  crash_point("process.join.joining");  // recovery: JOINING with a free lock is dead by that alone
+  return incarnation;
 }
 
 ProcessVerdict verdict(Evidence evidence, std::uint64_t word, std::uint64_t pid, std::string reason) {
@@ -133,40 +169,39 @@ Expected<Membership> Membership::join(const Segment& segment, std::string_view r
   if (segment.read_only())
     return fail(Status::read_only, fmt::format("{}: mapped read-only, cannot be joined", segment.path()));
   if (auto registered = register_waiter(); !registered) return std::unexpected(registered.error());
-  auto& own = own_rows();
-  const std::lock_guard guard(own.mutex);
-  const auto ordinary = ordinary_rows(segment);
-  const auto begin = as == JoinAs::recoverer ? ordinary : 0;
-  const auto end = as == JoinAs::recoverer ? std::uint64_t{segment.header().process_count} : ordinary;
-  for (auto index = begin; index < end; ++index) {
-    auto& row = process_row(segment, index);
-    auto word = load(row.word, acquire);
-    if (process_word::state(word) != ProcessState::free || own.has(segment.sidecar_fd(), index)) continue;
-    const auto locked = lock_byte(segment.sidecar_fd(), index);
-    if (!locked) return std::unexpected(locked.error());
-    if (!*locked) continue;
-    own.rows.push_back({segment.sidecar_fd(), index});
-    crash_point("process.join.locked");
-    const auto incarnation = std::max<std::uint64_t>(process_word::Incarnation::get(word), 1);
-    if (!cas(row.word, word, process_word::make(ProcessState::joining, incarnation), acq_rel)) {
-      own.rows.pop_back();
-      unlock_byte(segment.sidecar_fd(), index);
-      continue;
-    }
-    crash_point("process.join.joining");  // recovery: JOINING with a free lock is dead by that alone
-    describe_self(row, role);
-    store(row.word, process_word::make(ProcessState::alive, incarnation),
-          release);  // P1 -> P2 (examine_process)
-    crash_point("process.join.alive");
-    Membership membership;
-    membership.segment_ = &segment;
-    membership.row_ = index;
-    membership.incarnation_ = incarnation;
-    return membership;
+  const auto reserved = recoverer_row(segment);
+  if (as == JoinAs::recoverer) {
+    // A recoverer that died here has no lanes, and its claims end with its incarnation: the row itself can be
+    // taken over, or a full table of the dead could never be entered again.
+    const auto found = examine_process(segment, reserved);
+    const bool vacant = found.evidence == Evidence::free || found.evidence == Evidence::dead;
+    auto taken = vacant ? take_row(segment, reserved, found.word) : Expected<std::uint64_t>(0);
+    if (!taken) return std::unexpected(taken.error());
+    if (*taken != 0) return Membership(segment, reserved, *taken, role);
+    return fail(Status::busy,
+                fmt::format("{}: the row for recoverers is taken by pid {}", segment.path(), found.pid));
   }
-  return fail(Status::exhausted,
-              fmt::format("{}: all {} process rows are taken", segment.path(), end - begin));
+  for (std::uint64_t index = 0; index < reserved; ++index) {
+    const auto word = load(process_row(segment, index).word, acquire);
+    if (process_word::state(word) != ProcessState::free) continue;
+    const auto taken = take_row(segment, index, word);
+    if (!taken) return std::unexpected(taken.error());
+    if (*taken != 0) return Membership(segment, index, *taken, role);
+  }
+  return fail(Status::exhausted, fmt::format("{}: all {} process rows are taken", segment.path(), reserved));
 }
+
+Membership::Membership(const Segment& segment, std::uint64_t row, std::uint64_t incarnation,
+                       std::string_view role)
+    : segment_(&segment), row_(row), incarnation_(incarnation) {
+  auto& shared = process_row(segment, row);
+  describe_self(shared, role);
+  store(shared.word, process_word::make(ProcessState::alive, incarnation),
+        release);  // P1 -> P2 (examine_process)
+  crash_point("process.join.alive");
+}
+
+bool Membership::is_recoverer() const noexcept { return joined() && row_ == recoverer_row(*segment_); }
 
 void Membership::leave() noexcept {
   if (segment_ == nullptr) return;

@@ -28,21 +28,20 @@ class Membership {
   ~Membership() = default;  // leaving is Session's: it needs lanes to be released first
 
   /// errors  exhausted  every row is taken (dead ones included: recover them)
+  ///         busy       another process is in the recoverer's row
   static Expected<Membership> join(const Segment& segment, std::string_view role, JoinAs as = JoinAs::member);
 
   /// Free the row and its lock. The process's lanes must have been released.
   void leave() noexcept;
 
+  /// In the row that is kept for recovery: it cannot claim lanes.
+  bool is_recoverer() const noexcept;
   bool joined() const noexcept { return segment_ != nullptr; }
   std::uint64_t row() const noexcept { return row_; }
   std::uint64_t incarnation() const noexcept { return incarnation_; }
 
-  /// After the Segment object moved in memory.
-  void rebind(const Segment& segment) noexcept {
-    if (segment_ != nullptr) segment_ = &segment;
-  }
-
  private:
+  Membership(const Segment& segment, std::uint64_t row, std::uint64_t incarnation, std::string_view role);
   const Segment* segment_ = nullptr;
   std::uint64_t row_ = 0;
   std::uint64_t incarnation_ = 0;

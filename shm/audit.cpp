@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace sluice {
 
 namespace {
@@ -46,9 +48,13 @@ class Walk {
       const auto word = load(segment_.unit(unit).word, acquire);
       switch (unit_word::State::get(word)) {
         case static_cast<std::uint64_t>(UnitState::free):
-        case static_cast<std::uint64_t>(UnitState::free_uncommitted): ++report_.counts.units_free; break;
+        case static_cast<std::uint64_t>(UnitState::free_uncommitted):
+          ++report_.counts.units_free;
+          no_blocks(unit, 0);
+          break;
         case static_cast<std::uint64_t>(UnitState::reserved):
           ++report_.counts.units_reserved;
+          no_blocks(unit, 0);
           tagged_by_open_operation(unit, word, "reserved");
           break;
         case static_cast<std::uint64_t>(UnitState::slab): slab(unit, word); break;
@@ -113,6 +119,18 @@ class Walk {
         not_live(unit, slot, low);
       }
     }
+    no_blocks(unit, segment_.classes().slots(size_class));
+  }
+
+  // No slot from `first` on may hold a block: the unit is not cut so that it could.
+  void no_blocks(std::uint64_t unit, std::uint32_t first) {
+    const auto bands = std::min(load(segment_.unit(unit).bands, relaxed), band_count);
+    for (auto slot = first; slot < bands * slots_per_band; ++slot) {
+      const auto low = truth_low(unit, slot);
+      if (truth::state(low) == BlockState::live || truth::state(low) == BlockState::freeing)
+        violation(key_of(unit, slot, 0), "block {}:{}: {}, but its unit has no such slot", unit, slot,
+                  truth::state(low) == BlockState::live ? "live" : "being freed");
+    }
   }
 
   std::uint64_t truth_low(std::uint64_t unit, std::uint32_t slot) const {
@@ -159,6 +177,7 @@ class Walk {
     const auto interior = unit_word::State::set(word, static_cast<std::uint64_t>(UnitState::interior));
     for (std::uint64_t i = 1; i < count; ++i) {
       const auto found = load(segment_.unit(unit + i).word, acquire);
+      no_blocks(unit + i, 0);
       if (found == interior && load(segment_.unit(unit + i).run_offset, relaxed) == i) continue;
       if (in_open_operation(unit)) return unit + i - 1;
       violation(unit + i, "unit {}: should be interior {} of the {} at unit {}, but holds word {:#x}",
@@ -180,6 +199,7 @@ class Walk {
     const auto last = span_of(unit, word, committed, "run");
     ++report_.counts.runs;
     report_.counts.run_units += last - unit + 1;
+    no_blocks(unit, 1);
     const auto low = truth_low(unit, 0);
     if (truth::state(low) == BlockState::live) {
       live(unit, 0, low, (last - unit + 1) * unit_bytes);

@@ -105,8 +105,8 @@ Expected<void> validate_header(const SegmentHeader& header, std::uint64_t file_b
     return damaged(what, "{} units, expected 1 to {}", header.units_max, units_max_max);
   if (header.lane_count < 2 || header.lane_count > 4095)
     return damaged(what, "{} lanes, expected 2 to 4095", header.lane_count);
-  if (header.process_count < 1 || header.process_count > 2047)
-    return damaged(what, "{} process rows, expected 1 to 2047", header.process_count);
+  if (header.process_count < 2 || header.process_count > 2047)
+    return damaged(what, "{} process rows, expected 2 to 2047", header.process_count);
   if (header.queue_count < 1 || header.queue_count > 4096)
     return damaged(what, "{} queue rows, expected 1 to 4096", header.queue_count);
   if (header.epoch_count > 65536)

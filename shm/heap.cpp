@@ -350,20 +350,22 @@ std::uint32_t Heap::harvest(Slab& slab) noexcept {
   return slab.free_count == 0 ? 0 : taken;
 }
 
-// Look through up to `slabs_max` full slabs of the class, from where the last search stopped.
+// Look through up to `slabs_max` full slabs of the class, from where the last search stopped. The caller has
+// cleared the class's flag; it is set again unless every full slab was looked at.
 Heap::Slab* Heap::harvest_full(std::uint32_t size_class, std::uint32_t slabs_max) noexcept {
   auto& list = full_[size_class];
-  bool more = false;
-  for (auto left = std::min(slabs_max, list.count); left != 0 && list.head != none; --left) {
+  Slab* found = nullptr;
+  auto left = list.count;
+  for (; left != 0 && slabs_max != 0 && found == nullptr; --left, --slabs_max) {
     auto& slab = slabs_[list.head];
-    if (harvest(slab) != 0) return make_current(slab);
     unlink(slab);
-    link(slab, list_full);  // to the tail
-    more = list.count > slabs_max;
+    if (harvest(slab) != 0)
+      found = &slab;
+    else
+      link(slab, list_full);  // to the tail
   }
-  if (more)
-    fetch_or(lane_.row->remote_classes, std::uint64_t{1} << size_class, relaxed);  // not all were looked at
-  return nullptr;
+  if (left != 0) fetch_or(lane_.row->remote_classes, std::uint64_t{1} << size_class, relaxed);
+  return found == nullptr ? nullptr : make_current(*found);
 }
 
 bool Heap::orphaned(std::uint64_t word) const noexcept {

@@ -83,7 +83,7 @@ Expected<void> check_options(const SegmentOptions& options) {
   if (options.payload_bytes_initial > options.payload_bytes_max)
     return bad("initial size", options.payload_bytes_initial, 0, options.payload_bytes_max);
   if (!in(options.lanes, 2, 4095)) return bad("lanes", options.lanes, 2, 4095);
-  if (!in(options.processes, 1, 2047)) return bad("processes", options.processes, 1, 2047);
+  if (!in(options.processes, 2, 2047)) return bad("processes", options.processes, 2, 2047);
   if (!in(options.queues, 1, 4096)) return bad("queues", options.queues, 1, 4096);
   if (!in(options.cells_per_lane, 64, 1U << 20)) return bad("cells", options.cells_per_lane, 64, 1U << 20);
   return {};
@@ -326,6 +326,7 @@ Expected<void> Segment::map(const std::string& path, int fd, bool read_only) {
   if (base == MAP_FAILED)
     return fail_errno(fmt::format("map {}: {} bytes of address space", path, geometry_.mapped_bytes));
   base_ = static_cast<std::byte*>(base);
+  mapped_by_ = ::getpid();
   if (!read_only) ::madvise(base, geometry_.mapped_bytes, MADV_DONTFORK);
   bind();
   return {};
@@ -352,6 +353,7 @@ Segment& Segment::operator=(Segment&& other) noexcept {
   sidecar_fd_ = std::exchange(other.sidecar_fd_, -1);
   read_only_ = other.read_only_;
   copy_ = other.copy_;
+  mapped_by_ = other.mapped_by_;
   base_ = std::exchange(other.base_, nullptr);
   header_ = other.header_;
   geometry_ = other.geometry_;
@@ -363,7 +365,8 @@ Segment& Segment::operator=(Segment&& other) noexcept {
 Segment::~Segment() { close(); }
 
 void Segment::close() noexcept {
-  if (base_ != nullptr) ::munmap(base_, geometry_.mapped_bytes);
+  // Elsewhere the address may be another mapping's by now.
+  if (base_ != nullptr && mapped_by_ == ::getpid()) ::munmap(base_, geometry_.mapped_bytes);
   if (fd_ >= 0) ::close(fd_);
   base_ = nullptr;
   fd_ = -1;

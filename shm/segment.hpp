@@ -28,7 +28,7 @@ struct SegmentOptions {
   std::uint64_t payload_bytes_max = std::uint64_t{1} << 30;  // rounded up to units of 64 KiB
   std::uint64_t payload_bytes_initial = 0;                   // committed at creation; 0: nothing yet
   std::uint32_t lanes = 256;                                 // [2, 4095]
-  std::uint32_t processes = 128;                             // [1, 2047]
+  std::uint32_t processes = 128;                             // [2, 2047]; one is kept for recovery
   std::uint32_t queues = 256;                                // [1, 4096]
   std::uint32_t cells_per_lane = 65536;                      // [64, 1 Mi], the most a lane may commit
   std::uint32_t mode = 0600;                                 // of the file
@@ -135,6 +135,7 @@ class Segment {
   int sidecar_fd_ = -1;
   bool read_only_ = false;
   bool copy_ = false;
+  std::int32_t mapped_by_ = 0;  // pid: a child made by fork has this object, but not the mapping
   std::byte* base_ = nullptr;
   SegmentHeader header_{};
   Geometry geometry_;
