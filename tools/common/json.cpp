@@ -1,0 +1,20 @@
+#include "tools/common/json.hpp"
+
+#include <unistd.h>
+
+namespace sluice::tools {
+
+Json json_document(std::string_view schema) {
+  Json document = Json::object();
+  document["schema"] = schema;
+  return document;
+}
+
+void print_json(const Json& document, std::FILE* out) {
+  // A path may hold any bytes; what is not UTF-8 becomes U+FFFD rather than an exception.
+  const int indent = isatty(fileno(out)) == 1 ? 2 : -1;
+  const auto text = document.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
+  std::fwrite(text.data(), 1, text.size(), out);
+}
+
+}  // namespace sluice::tools

@@ -1,0 +1,110 @@
+#include "tools/shm-dump/queue_table.hpp"
+
+#include "ipc/queues.hpp"
+#include "tools/common/format.hpp"
+
+#include <fmt/format.h>
+
+#include <bit>
+
+namespace sluice::tools {
+
+namespace {
+
+// Head before tail, and again until head stood still: on a live queue the depth is then one it really had.
+void read_positions(const QueueRow& row, QueueEntry& queue) noexcept {
+  constexpr int tries = 8;
+  for (int i = 0; i < tries; ++i) {
+    queue.head = load(row.head, acquire);
+    queue.delivered = load(row.delivered, acquire);
+    queue.tail = load(row.tail, acquire);
+    if (load(row.head, acquire) == queue.head) break;
+  }
+}
+
+// Why the ring cannot be walked, or "".
+std::string find_fault(const Segment& segment, const QueueEntry& queue, std::uint32_t message_bytes) {
+  if (queue.kind != static_cast<std::uint32_t>(QueueKind::stream))
+    return fmt::format("kind {} is unknown to this build", queue.kind);
+  if (message_bytes != sizeof(Message))
+    return fmt::format("messages of {} bytes, expected {}", message_bytes, sizeof(Message));
+  if (queue.capacity > queue_capacity_max || !std::has_single_bit(queue.capacity))
+    return fmt::format("capacity {} is not a power of two up to {}", queue.capacity, queue_capacity_max);
+  const auto units = segment.units_committed();
+  if (queue.unit_count > units || queue.first_unit > units - queue.unit_count)
+    return fmt::format("its ring ends at unit {} of {}", std::uint64_t{queue.first_unit} + queue.unit_count,
+                       units);
+  if (std::uint64_t{queue.capacity} * sizeof(Message) > queue.unit_count * unit_bytes)
+    return fmt::format("{} messages do not fit into its {} units", queue.capacity, queue.unit_count);
+  if (unit_word::state(load(segment.unit(queue.first_unit).word, acquire)) != UnitState::storage)
+    return fmt::format("unit {} is not a ring's storage", queue.first_unit);
+  if (queue.depth() > queue.capacity)
+    return fmt::format("tail {} is more than {} messages after head {}", queue.tail, queue.capacity,
+                       queue.head);
+  return "";
+}
+
+}  // namespace
+
+std::vector<QueueEntry> read_queue_table(const Segment& segment) {
+  std::vector<QueueEntry> table;
+  for (std::uint64_t i = 0; i < segment.header().queue_count; ++i) {
+    const auto& row = queue_row(segment, i);
+    const auto word = load(row.word, acquire);
+    QueueEntry queue;
+    queue.index = i;
+    queue.state = queue_word::state(word);
+    if (queue.state == QueueState::free) continue;
+    queue.era = queue_word::Era::get(word);
+    if (queue.state != QueueState::creating) queue.name = field_text(row.name);
+    if (queue.state == QueueState::ready) {
+      queue.kind = load(row.kind, relaxed);
+      queue.capacity = load(row.capacity, relaxed);
+      queue.first_unit = load(row.first_unit, relaxed);
+      queue.unit_count = load(row.unit_count, relaxed);
+      queue.producer = load(row.producer, relaxed);
+      queue.consumer = load(row.consumer, relaxed);
+      queue.bytes_in = load(row.bytes_in, relaxed);
+      queue.redelivered = load(row.redelivered, relaxed);
+      queue.closed = load(row.closed, relaxed) != 0;
+      read_positions(row, queue);
+      queue.broken = find_fault(segment, queue, load(row.message_bytes, relaxed));
+    } else if (queue.state > QueueState::ready) {
+      queue.broken = "its state is unknown to this build";
+    }
+    table.push_back(std::move(queue));
+  }
+  return table;
+}
+
+void visit_messages(const Segment& segment, const QueueEntry& queue,
+                    const std::function<void(std::uint64_t position, std::uint64_t handle)>& visit) {
+  if (queue.state != QueueState::ready || !queue.broken.empty()) return;
+  // From the checked copy: the row may change under our hands.
+  const auto* ring = reinterpret_cast<const Message*>(segment.unit_address(queue.first_unit));
+  for (auto position = queue.head; position != queue.tail; ++position)
+    if (const auto handle = load(ring[position & (queue.capacity - 1)].handle, relaxed); handle != 0)
+      visit(position, handle);
+}
+
+std::string_view to_string(QueueState state) noexcept {
+  switch (state) {
+    case QueueState::free: return "free";
+    case QueueState::creating: return "creating";
+    case QueueState::named: return "named";
+    case QueueState::ready: return "ready";
+  }
+  return "invalid";
+}
+
+std::string_view queue_kind_name(std::uint32_t kind) noexcept {
+  switch (static_cast<QueueKind>(kind)) {
+    case QueueKind::none: return "none";
+    case QueueKind::stream: return "stream";
+    case QueueKind::work: return "work";
+    case QueueKind::broadcast: return "broadcast";
+  }
+  return "invalid";
+}
+
+}  // namespace sluice::tools

@@ -1,0 +1,48 @@
+// The directory of queues as values: each row read once, checked, and made printable.
+#pragma once
+
+#include "ipc/queue_layout.hpp"
+#include "shm/segment.hpp"
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace sluice::tools {
+
+struct QueueEntry {
+  std::uint64_t index = 0;
+  QueueState state = QueueState::free;
+  std::uint64_t era = 0;
+  std::uint32_t kind = 0;  // QueueKind, unchecked
+  std::string name;        // escaped
+  std::uint32_t capacity = 0;
+  std::uint32_t first_unit = 0;
+  std::uint32_t unit_count = 0;
+  std::uint64_t producer = 0;  // lane_claim
+  std::uint64_t consumer = 0;
+  std::uint64_t head = 0;
+  std::uint64_t tail = 0;
+  std::uint64_t delivered = 0;
+  std::uint64_t bytes_in = 0;
+  std::uint64_t redelivered = 0;
+  bool closed = false;
+  std::string broken;  // why its messages cannot be read; empty: they can
+
+  std::uint64_t depth() const noexcept { return tail - head; }
+};
+
+/// The rows that are in use.
+std::vector<QueueEntry> read_queue_table(const Segment& segment);
+
+/// Call `visit(position, handle)` for each message that carries a block, from head to tail; none if the
+/// queue is broken.
+void visit_messages(const Segment& segment, const QueueEntry& queue,
+                    const std::function<void(std::uint64_t position, std::uint64_t handle)>& visit);
+
+std::string_view to_string(QueueState state) noexcept;
+std::string_view queue_kind_name(std::uint32_t kind) noexcept;
+
+}  // namespace sluice::tools

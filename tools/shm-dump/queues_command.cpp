@@ -1,0 +1,105 @@
+// `shm-dump queues`: how full each queue is, and who is at its ends.
+#include "tools/common/format.hpp"
+#include "tools/common/table.hpp"
+#include "tools/shm-dump/commands.hpp"
+#include "tools/shm-dump/lane_table.hpp"
+#include "tools/shm-dump/queue_table.hpp"
+
+#include <fmt/format.h>
+
+namespace sluice::tools {
+
+namespace {
+
+struct Ends {
+  std::vector<LaneEntry> lanes;
+  std::vector<ProcessEntry> processes;
+
+  std::string describe(std::uint64_t claim) const { return describe_role(lanes, processes, claim); }
+};
+
+// "3/1024", or nothing where there is no ring yet.
+std::string depth_of(const QueueEntry& queue) {
+  if (queue.state != QueueState::ready) return "";
+  return queue.depth() > queue.capacity ? fmt::format("?/{}", queue.capacity)
+                                        : fmt::format("{}/{}", queue.depth(), queue.capacity);
+}
+
+TableCell state_of(const QueueEntry& queue) {
+  if (!queue.broken.empty()) return {fmt::format("broken: {}", queue.broken), Tone::bad};
+  return {queue.closed ? "closed" : std::string(to_string(queue.state))};
+}
+
+void print_text(const std::vector<QueueEntry>& queues, const Ends& ends) {
+  Table table({{"QUEUE", Align::right},
+               {"NAME"},
+               {"KIND"},
+               {"DEPTH", Align::right},
+               {"HEAD", Align::right},
+               {"DELIVERED", Align::right},
+               {"TAIL", Align::right},
+               {"IN", Align::right},
+               {"REDELIVERED", Align::right},
+               {"PRODUCER"},
+               {"CONSUMER"},
+               {"STATE"}});
+  for (const auto& queue : queues)
+    table.add({queue.index, queue.name, std::string(queue_kind_name(queue.kind)), depth_of(queue), queue.head,
+               queue.delivered, queue.tail, format_size(queue.bytes_in), queue.redelivered,
+               ends.describe(queue.producer), ends.describe(queue.consumer), state_of(queue)});
+  if (table.empty())
+    fmt::print("no queues\n");
+  else
+    table.print();
+}
+
+Json role_json(std::uint64_t claim, const Ends& ends) {
+  if (claim == 0) return nullptr;
+  return {{"lane", lane_claim::Lane::get(claim)},
+          {"incarnation", lane_claim::Incarnation::get(claim)},
+          {"holder", ends.describe(claim)}};
+}
+
+Json to_json(const QueueEntry& queue, const Ends& ends) {
+  return {{"index", queue.index},
+          {"era", queue.era},
+          {"name", queue.name},
+          {"kind", queue_kind_name(queue.kind)},
+          {"state", to_string(queue.state)},
+          {"broken", queue.broken.empty() ? Json(nullptr) : Json(queue.broken)},
+          {"closed", queue.closed},
+          {"capacity", queue.capacity},
+          {"depth", queue.depth()},
+          {"head", queue.head},
+          {"delivered", queue.delivered},
+          {"tail", queue.tail},
+          {"bytes_in", queue.bytes_in},
+          {"redelivered", queue.redelivered},
+          {"first_unit", queue.first_unit},
+          {"units", queue.unit_count},
+          {"producer", role_json(queue.producer, ends)},
+          {"consumer", role_json(queue.consumer, ends)}};
+}
+
+}  // namespace
+
+void add_queues_command(CLI::App& app) {
+  auto* command = app.add_subcommand("queues", "How full each queue is, who is at its ends");
+  auto options = std::make_shared<DumpOptions>();
+  on_dump(*command, options, [options](const Segment& segment) {
+    const auto queues = read_queue_table(segment);
+    const Ends ends{read_lane_table(segment), read_process_table(segment)};
+    if (options->json) {
+      auto document = dump_document(segment, "queues");
+      document["rows"] = segment.header().queue_count;
+      auto& rows = document["queues"] = Json::array();
+      for (const auto& queue : queues) rows.push_back(to_json(queue, ends));
+      print_json(document);
+    } else {
+      print_text(queues, ends);
+    }
+    return ExitCode::ok;
+  });
+}
+
+}  // namespace sluice::tools

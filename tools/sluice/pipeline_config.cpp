@@ -1,0 +1,224 @@
+#include "tools/sluice/pipeline_config.hpp"
+
+#include "tools/common/parse.hpp"
+
+#include <fmt/format.h>
+#include <toml++/toml.h>
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <limits>
+#include <memory>
+#include <utility>
+
+namespace sluice::tools {
+
+namespace {
+
+// Where in a file something is, and how to say that it is wrong.
+struct Place {
+  std::string_view file;
+  std::string_view key;
+  const toml::node* node;
+
+  std::unexpected<Error> wrong(std::string_view what) const {
+    return fail(Status::bad_argument,
+                fmt::format("{}:{}: {}: {}", file, node->source().begin.line, key, what));
+  }
+};
+
+Expected<void> read_value(const Place& place, std::optional<std::string>& out) {
+  out = place.node->value_exact<std::string>();
+  if (!out) return place.wrong("expected a string");
+  return {};
+}
+
+Expected<void> read_value(const Place& place, std::optional<bool>& out) {
+  out = place.node->value_exact<bool>();
+  if (!out) return place.wrong("expected true or false");
+  return {};
+}
+
+Expected<void> read_value(const Place& place, std::optional<std::uint64_t>& out) {
+  const auto number = place.node->value_exact<std::int64_t>();
+  if (!number || *number < 0) return place.wrong("expected a whole number from 0");
+  out = static_cast<std::uint64_t>(*number);
+  return {};
+}
+
+Expected<void> read_value(const Place& place, std::optional<std::chrono::nanoseconds>& out) {
+  const auto text = place.node->value_exact<std::string>();
+  if (!text) return place.wrong("expected a duration in quotes, e.g. \"250ms\"");
+  const auto duration = parse_duration(*text);
+  if (!duration) return place.wrong(duration.error().message);
+  out = *duration;
+  return {};
+}
+
+// A size is a string with a unit, or a number of bytes.
+Expected<void> read_size(const Place& place, std::optional<std::uint64_t>& out) {
+  const auto text = place.node->value_exact<std::string>();
+  if (!text) return read_value(place, out);
+  const auto size = parse_size(*text);
+  if (!size) return place.wrong(size.error().message);
+  out = *size;
+  return {};
+}
+
+Expected<void> read_key(const Place& place, PipelineSettings& out) {
+  const auto key = place.key;
+  if (key == "segment") return read_value(place, out.segment);
+  if (key == "size") return read_size(place, out.size);
+  if (key == "tcp") return read_value(place, out.tcp);
+  if (key == "workers") return read_value(place, out.workers);
+  if (key == "sink") return read_value(place, out.sink);
+  if (key == "count") return read_value(place, out.count);
+  if (key == "queue-capacity") return read_value(place, out.queue_capacity);
+  if (key == "buffers") return read_value(place, out.buffers);
+  if (key == "buffer-size") return read_size(place, out.buffer_size);
+  if (key == "max-connections") return read_value(place, out.max_connections);
+  if (key == "share") return read_value(place, out.share);
+  if (key == "drain") return read_value(place, out.drain);
+  if (key == "status") return read_value(place, out.status);
+  return fail(Status::bad_argument,
+              fmt::format("{}:{}: unknown key '{}'", place.file, place.node->source().begin.line, key));
+}
+
+template <class T>
+void take_over(std::optional<T>& setting, const std::optional<T>& over) {
+  if (over) setting = over;
+}
+
+template <class T>
+Expected<void> in_range(std::string_view name, const std::optional<std::uint64_t>& found, std::uint64_t low,
+                        std::uint64_t high, T& out) {
+  if (!found) return {};
+  if (*found < low || *found > high)
+    return fail(Status::bad_argument,
+                fmt::format("{}: found {}, expected {} to {}", name, *found, low, high));
+  out = static_cast<T>(*found);
+  return {};
+}
+
+Expected<void> in_range(std::string_view name, const std::optional<std::chrono::nanoseconds>& found,
+                        std::chrono::nanoseconds low, std::chrono::nanoseconds& out) {
+  constexpr auto longest = std::chrono::hours(1);
+  if (!found) return {};
+  if (*found != std::chrono::nanoseconds::zero() && (*found < low || *found > longest))
+    return fail(Status::bad_argument,
+                fmt::format("{}: expected 0, or {} ms to 1 h", name,
+                            std::chrono::duration_cast<std::chrono::milliseconds>(low).count()));
+  out = *found;
+  return {};
+}
+
+}  // namespace
+
+void PipelineSettings::override_with(const PipelineSettings& over) {
+  if (over.sink || over.count) {
+    sink = over.sink;
+    count = over.count;
+  }
+  take_over(segment, over.segment);
+  take_over(size, over.size);
+  take_over(tcp, over.tcp);
+  take_over(workers, over.workers);
+  take_over(queue_capacity, over.queue_capacity);
+  take_over(buffers, over.buffers);
+  take_over(buffer_size, over.buffer_size);
+  take_over(max_connections, over.max_connections);
+  take_over(share, over.share);
+  take_over(drain, over.drain);
+  take_over(status, over.status);
+}
+
+Expected<PipelineSettings> parse_settings(std::string_view toml, std::string_view name) {
+  toml::table table;
+  try {
+    table = toml::parse(toml, name);
+  } catch (const toml::parse_error& error) {
+    return fail(Status::bad_argument,
+                fmt::format("{}:{}: {}", name, error.source().begin.line, error.description()));
+  }
+  PipelineSettings settings;
+  for (const auto& [key, node] : table)
+    if (auto read = read_key({name, key.str(), &node}, settings); !read) return std::unexpected(read.error());
+  return settings;
+}
+
+Expected<PipelineSettings> read_settings(const std::string& path) {
+  constexpr std::size_t bytes_max = 1 << 20;
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "re"), std::fclose);
+  if (file == nullptr) return fail_errno(fmt::format("open {}", path));
+  std::string text(bytes_max, '\0');
+  const auto bytes = std::fread(text.data(), 1, bytes_max, file.get());
+  if (std::ferror(file.get()) != 0) return fail_errno(fmt::format("read {}", path));
+  if (bytes == bytes_max)
+    return fail(Status::bad_argument, fmt::format("{}: not a configuration: over 1 MiB", path));
+  text.resize(bytes);
+  return parse_settings(text, path);
+}
+
+Expected<PipelineConfig> resolve(const PipelineSettings& settings) {
+  PipelineConfig config;
+  const bool count = settings.count.value_or(false);
+  if (!settings.segment || settings.segment->empty())
+    return fail(Status::bad_argument, "segment: missing, expected the path of the segment");
+  if (!settings.tcp) return fail(Status::bad_argument, "tcp: missing, expected HOST:PORT");
+  if (settings.sink.has_value() == count)
+    return fail(Status::bad_argument, count ? "sink and count exclude each other"
+                                            : "sink: missing, expected a directory, or count instead");
+  if (settings.sink && settings.sink->empty())
+    return fail(Status::bad_argument, "sink: empty, expected a directory");
+  config.segment = *settings.segment;
+  config.sink = settings.sink.value_or("");
+  const auto endpoint = parse_endpoint(*settings.tcp);
+  if (!endpoint) return std::unexpected(endpoint.error());
+  config.host = endpoint->host;
+  config.port = endpoint->port;
+
+  const std::array checks = {
+      in_range("size", settings.size, 64 * 1024, std::uint64_t{1} << 44, config.size),
+      in_range("workers", settings.workers, 1, 64, config.workers),
+      in_range("queue-capacity", settings.queue_capacity, 2, 1 << 20, config.queue_capacity),
+      in_range("buffers", settings.buffers, 2, 32768, config.buffers),
+      in_range("buffer-size", settings.buffer_size, 64, 1 << 20, config.buffer_size),
+      in_range("max-connections", settings.max_connections, 1, 65536, config.max_connections),
+      in_range("share", settings.share, 0, 32768, config.share),
+      in_range("drain", settings.drain, std::chrono::milliseconds(1), config.drain),
+      in_range("status", settings.status, std::chrono::milliseconds(10), config.status),
+  };
+  for (const auto& check : checks)
+    if (!check) return std::unexpected(check.error());
+  return config;
+}
+
+Expected<Endpoint> parse_endpoint(std::string_view text) {
+  const auto wrong = [&] {
+    return fail(
+        Status::bad_argument,
+        fmt::format("tcp: found '{}', expected HOST:PORT with a numeric host, e.g. 127.0.0.1:9000 or [::1]:0",
+                    text));
+  };
+  const auto colon = text.rfind(':');
+  if (colon == std::string_view::npos || colon == 0) return wrong();
+  auto host = text.substr(0, colon);
+  const auto port = text.substr(colon + 1);
+  if (host.front() == '[' && host.back() == ']')
+    host = host.substr(1, host.size() - 2);
+  else if (host.find(':') != std::string_view::npos)
+    return wrong();
+  Endpoint endpoint{std::string(host), 0};
+  const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), endpoint.port);
+  if (error != std::errc() || end != port.data() + port.size() || host.empty()) return wrong();
+  return endpoint;
+}
+
+std::string format_endpoint(const Endpoint& endpoint) {
+  const bool v6 = endpoint.host.find(':') != std::string::npos;
+  return fmt::format("{}{}{}:{}", v6 ? "[" : "", endpoint.host, v6 ? "]" : "", endpoint.port);
+}
+
+}  // namespace sluice::tools
