@@ -1,0 +1,94 @@
+// A crash scenario: what a victim does to a segment in which others live. It is run once unharmed to learn the
+// crash points that it passes, then again and again, killed at each; after every death the survivors recover
+// and the segment is compared with the model in census.hpp and with the victim's journal.
+//
+// The victim counts in its journal what it finished. Together with the point at which it died that says
+// exactly which messages must be in the stream.
+#pragma once
+
+#include "ipc/queues.hpp"
+#include "ipc/stream.hpp"
+#include "tests/support/child.hpp"
+#include "tests/support/crash.hpp"
+#include "tests/support/temp_segment.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace sluice::test {
+
+/// Operations that returned, counted by who called them.
+struct Journal {
+  std::atomic<std::uint64_t> pushed{0};
+  std::atomic<std::uint64_t> popped{0};
+};
+
+/// The survivors' side: a process that has joined, holds a few blocks, and created the stream `stream_name`.
+class Stage {
+ public:
+  explicit Stage(std::uint64_t units);
+
+  const std::string& path() const noexcept { return file.path(); }
+  /// Push `count` numbered messages as this process.
+  void push(std::uint64_t count);
+
+  TempSegment file;
+  Session session;
+  std::unique_ptr<Lane> lane;
+  std::vector<std::pair<Reference, std::uint64_t>> kept;  // with the seed of its pattern
+  QueueId stream;
+  SharedWithChildren<Journal> journal;
+};
+
+struct Scenario {
+  std::string name;
+  std::function<void(const std::string& path, Journal&)> act;  // the victim
+  std::function<void(Stage&)> prepare = [](Stage&) {};         // before it, in the parent
+  std::function<void(Stage&, std::string_view point)> check = [](Stage&, std::string_view) {};
+  std::uint64_t units = 12;
+  bool acknowledges = false;  // its pops are part of acknowledge(): a death in the release follows the pop
+};
+
+inline constexpr std::string_view stream_name = "numbers";
+inline constexpr std::uint32_t stream_capacity = 16;
+
+/// What a victim begins with.
+struct Victim {
+  explicit Victim(const std::string& path, const LaneOptions& options = {.cells = 4096});
+  StreamProducer producer(Lane& of) const;
+  StreamConsumer consumer(Lane& of) const;
+
+  Session session;
+  std::unique_ptr<Lane> lane;
+};
+
+/// Push the message numbered by the stream's tail: a block of `bytes` with its pattern, or no block for 0.
+void push_numbered(Lane& lane, StreamProducer& producer, Journal& journal, std::size_t bytes);
+/// Whether a message and its block are those of `number`.
+bool is_numbered(const Segment& segment, const Message& message, std::uint64_t number);
+
+/// false, with a warning that says why, in builds without crash points.
+bool crashes_can_be_tested();
+
+/// Kill the victim at each point it passes, at its first and second passing, and check after each.
+void survive_every_crash(const Scenario& scenario);
+/// Kill the victim at each point, then the one who recovers it at each point, then check.
+void survive_every_pair_of_crashes(const Scenario& scenario);
+/// The number of times that an unharmed victim passes each point.
+std::vector<std::uint64_t> passes_of(const Scenario& scenario);
+
+std::vector<Scenario> segment_scenarios();
+std::vector<Scenario> heap_scenarios();
+std::vector<Scenario> run_scenarios();
+std::vector<Scenario> join_scenarios();
+std::vector<Scenario> queue_scenarios();
+std::vector<Scenario> stream_scenarios();
+std::vector<Scenario> recovery_scenarios();
+
+}  // namespace sluice::test

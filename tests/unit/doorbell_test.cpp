@@ -1,0 +1,129 @@
+#include "ipc/doorbell.hpp"
+
+#include "tests/support/temp_segment.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <thread>
+
+#include <sys/time.h>
+
+namespace sluice::test {
+
+namespace {
+
+using namespace std::chrono_literals;
+using std::chrono::steady_clock;
+
+/// Two threads take turns, sleeping for each other. wait_until() wakes by itself now and then, so a lost wake-up
+/// would only be slow there; here the sleep is long, and one that ends by time is a loss.
+struct Turns {
+  Doorbell bells[2] = {};
+  alignas(64) std::uint64_t turn = 0;  // even: thread 0's
+  std::atomic<std::uint64_t> lost{0};
+  std::atomic<std::uint64_t> slept{0};
+
+  void play(std::uint64_t self, std::uint64_t rounds) {
+    for (std::uint64_t i = 0; i < rounds && lost == 0; ++i) {
+      await(self, 2 * i + self);
+      store(turn, 2 * i + self + 1, relaxed);
+      ring(bells[1 - self]);
+    }
+  }
+
+  void await(std::uint64_t self, std::uint64_t wanted) {
+    auto& bell = bells[self];
+    // Mostly sleep at once: that is where a wake-up can be lost.
+    for (std::uint64_t spin = wanted % 7 * 30; spin > 0; --spin)
+      if (load(turn, relaxed) == wanted) return;
+    while (load(turn, relaxed) != wanted) {
+      const auto seen = prepare_wait(bell);
+      if (load(turn, relaxed) == wanted) return cancel_wait(bell);
+      ++slept;
+      const auto ended = detail::futex_sleep(bell, seen, 10s);
+      cancel_wait(bell);
+      if (ended == Status::timeout) ++lost;
+      if (lost != 0) return;
+    }
+  }
+};
+
+}  // namespace
+
+TEST_CASE("doorbell: no wake-up is lost between two threads that sleep for each other", "[ipc][threads]") {
+  must(register_waiter());
+  Turns turns;
+  constexpr std::uint64_t rounds = 10'000;
+  {
+    const std::jthread first([&] { turns.play(0, rounds); });
+    const std::jthread second([&] { turns.play(1, rounds); });
+  }
+  CHECK(turns.lost == 0);
+  CHECK(load(turns.turn, relaxed) == 2 * rounds);
+  CHECK(turns.slept > 0);
+}
+
+TEST_CASE("doorbell: a condition that is true already does not sleep", "[ipc]") {
+  must(register_waiter());
+  Doorbell bell{};
+  const auto begin = steady_clock::now();
+  CHECK(wait_until(bell, 10s, [] { return true; }) == Status::ok);
+  CHECK(steady_clock::now() - begin < 1s);
+  CHECK(load(bell.waiting, relaxed) == 0);
+}
+
+TEST_CASE("doorbell: a wait ends at its time when nothing happens, and not before", "[ipc]") {
+  must(register_waiter());
+  for (const auto timeout : {0ms, 1ms, 60ms, 250ms}) {
+    Doorbell bell{};
+    const auto begin = steady_clock::now();
+    CHECK(wait_until(bell, timeout, [] { return false; }) == Status::timeout);
+    const auto took = steady_clock::now() - begin;
+    CHECK(took >= timeout);
+    CHECK(took < timeout + 2s);
+    CHECK(load(bell.waiting, relaxed) == 0);
+  }
+}
+
+TEST_CASE("doorbell: a signal interrupts the wait", "[ipc]") {
+  must(register_waiter());
+  struct sigaction action{}, before{};
+  action.sa_handler = [](int) {};
+  REQUIRE(::sigaction(SIGALRM, &action, &before) == 0);
+  // Again and again, because the first one may come before the sleep.
+  const itimerval timer{.it_interval = {0, 30'000}, .it_value = {0, 30'000}};
+  REQUIRE(::setitimer(ITIMER_REAL, &timer, nullptr) == 0);
+  Doorbell bell{};
+  const auto ended = wait_until(bell, 20s, [] { return false; });
+  const itimerval off{};
+  ::setitimer(ITIMER_REAL, &off, nullptr);
+  ::sigaction(SIGALRM, &before, nullptr);
+  CHECK(ended == Status::interrupted);
+}
+
+TEST_CASE("doorbell: ringing wakes the sleeper at once", "[ipc][threads]") {
+  must(register_waiter());
+  Doorbell bell{};
+  std::uint64_t there = 0;
+  const std::jthread ringer([&] {
+    while (load(bell.waiting, acquire) == 0) std::this_thread::yield();
+    std::this_thread::sleep_for(20ms);
+    store(there, 1, release);
+    ring(bell);
+  });
+  const auto begin = steady_clock::now();
+  CHECK(wait_until(bell, 20s, [&] { return load(there, acquire) == 1; }) == Status::ok);
+  CHECK(steady_clock::now() - begin < 10s);
+}
+
+TEST_CASE("doorbell: ringing where nobody sleeps changes nothing", "[ipc]") {
+  Doorbell bell{};
+  for (int i = 0; i < 10; ++i) ring(bell);
+  CHECK(bell.sequence == 0);
+  CHECK(bell.waiting == 0);
+}
+
+}  // namespace sluice::test

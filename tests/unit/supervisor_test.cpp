@@ -1,0 +1,263 @@
+// The supervisor over stand-in children: shell scripts that say they are ready, stay, leave or die.
+#include "runtime/supervisor.hpp"
+
+#include "runtime/pipeline_layout.hpp"
+#include "tests/support/temp_segment.hpp"
+
+#include <fmt/format.h>
+#include <catch2/catch.hpp>
+
+#include <csignal>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+#include <unistd.h>
+
+using namespace sluice;
+using namespace sluice::test;
+using namespace std::chrono_literals;
+
+namespace {
+
+// What a stand-in does once it has said that it is ready.
+constexpr const char* until_term = "trap 'exit 0' TERM; while :; do sleep 0.02; done";
+constexpr const char* deaf_to_term = "trap '' TERM; while :; do sleep 0.02; done";
+
+void signal_self() { ::kill(::getpid(), SIGTERM); }  // blocked: the supervisor reads it from its descriptor
+
+struct Pipeline {
+  Pipeline() : session(must(Session::open(file.path(), "supervisor"))) {
+    options.program = "/bin/sh";
+    options.drain_grace = 0ms;
+    options.drain_patience = 10s;
+    options.ingress_arguments = [this](const auto& streams, const std::string& address, int ready_fd) {
+      streams_given = streams;
+      addresses.push_back(address);
+      return script(fmt::format("echo 192.0.2.1:7 >/proc/self/fd/{}; {}", ready_fd, ingress_body));
+    };
+    options.worker_arguments = [this](const std::string&, const auto&, int ready_fd) {
+      ++worker_starts;
+      if (on_worker_start) on_worker_start();
+      // Before the drain a worker stays; then it ends whenever the supervisor looks.
+      return script(fmt::format("{} echo >/proc/self/fd/{}; while ! test -e {}; do sleep 0.02; done",
+                                worker_prelude, ready_fd, file.directory().file("drain")));
+    };
+    options.is_refusal = [](int code) { return code == 2; };
+    options.log = [this](std::string_view line) {
+      log += std::string(line) + "\n";
+      if (line != "draining") return;
+      write_file(file.directory().file("drain"), {});
+      if (on_drain) on_drain();
+    };
+    options.ready = [this](const std::string& address) {
+      ready_addresses.push_back(address);
+      if (on_ready) on_ready();
+    };
+  }
+
+  static std::vector<std::string> script(const std::string& text) { return {"sh", "-c", text}; }
+  SupervisorReport run() { return must(Supervisor::create(session, options))->run(); }
+  bool logged(std::string_view text) const { return log.find(text) != std::string::npos; }
+
+  TempSegment file;
+  Session session;
+  SupervisorOptions options;
+  std::string ingress_body = until_term;
+  std::string worker_prelude;
+  std::function<void()> on_ready = signal_self;
+  std::function<void()> on_drain;
+  std::function<void()> on_worker_start;
+  std::string log;
+  std::vector<std::string> streams_given, addresses, ready_addresses;
+  int worker_starts = 0;
+};
+
+}  // namespace
+
+TEST_CASE("backoff: at once, then 100 ms doubling to 5 s, and anew after 10 s of health",
+          "[runtime][supervisor]") {
+  Backoff backoff;
+  CHECK(backoff.next(0s) == 0s);
+  CHECK(backoff.next(1s) == 100ms);
+  CHECK(backoff.next(1s) == 200ms);
+  for (int i = 0; i < 10; ++i) CHECK(backoff.next(1s) <= 5s);
+  CHECK(backoff.next(1s) == 5s);
+  CHECK(backoff.next(10s) == 0s);
+  CHECK(backoff.next(1s) == 100ms);
+}
+
+TEST_CASE("child: a program that is not there is an error of start, not of the child",
+          "[runtime][supervisor]") {
+  const auto child = ChildProcess::start("/no/such/program", {"program"});
+  REQUIRE(!child);
+  CHECK(child.error().status == Status::not_found);
+  CHECK(child.error().message.find("/no/such/program") != std::string::npos);
+}
+
+TEST_CASE("child: how it ended is told once", "[runtime][supervisor]") {
+  const auto end = [](const char* text) {
+    auto child = must(ChildProcess::start("/bin/sh", {"sh", "-c", text}));
+    for (;;)
+      if (auto exit = child.reap()) {
+        CHECK(!child.reap());
+        return exit->describe();
+      }
+  };
+  CHECK(end("exit 0") == "exited with code 0");
+  CHECK(end("exit 6") == "exited with code 6");
+  CHECK(end("kill -KILL $$") == "was killed by SIGKILL");
+}
+
+TEST_CASE("supervisor: ready once, drained on a signal", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.options.workers = 2;
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::drained);
+  CHECK(report.reason.empty());
+  CHECK(pipeline.ready_addresses == std::vector<std::string>{"192.0.2.1:7"});
+  CHECK(pipeline.streams_given == std::vector<std::string>{"ingress.0", "ingress.1"});
+}
+
+TEST_CASE("supervisor: flows are numbered from where it is told, never backwards", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.options.drain_patience = 100ms;  // the stand-ins take no message
+  pipeline.options.first_flow = 41;
+  pipeline.run();
+  const auto& next_flow = pipeline_state(pipeline.session.segment()).next_flow;
+  CHECK(load(next_flow, relaxed) == 41);
+  pipeline.options.first_flow = 7;
+  pipeline.run();
+  CHECK(load(next_flow, relaxed) == 41);
+}
+
+TEST_CASE("supervisor: a worker that dies is started again, each time", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.worker_prelude =
+      fmt::format("test -e {0} || {{ echo >>{0}.n; test $(wc -l <{0}.n) -lt 3 || : >{0}; kill -KILL $$; }};",
+                  pipeline.file.directory().file("died"));
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::drained);
+  CHECK(pipeline.worker_starts >= 4);
+  CHECK(report.restarts >= 3);
+  CHECK(pipeline.logged("was killed by SIGKILL; starting it again now"));
+  CHECK(pipeline.logged("was killed by SIGKILL; starting it again in 100 ms"));
+}
+
+TEST_CASE("supervisor: an ingress that dies is started again where its predecessor listened",
+          "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.on_ready = nullptr;
+  pipeline.ingress_body = fmt::format("test -e {0} || {{ : >{0}; kill -KILL $$; }}; {1}",
+                                      pipeline.file.directory().file("died"), until_term);
+  const auto original = pipeline.options.ingress_arguments;
+  pipeline.options.ingress_arguments = [&](const auto& streams, const std::string& address, int ready_fd) {
+    if (!address.empty()) signal_self();
+    return original(streams, address, ready_fd);
+  };
+  const auto report = pipeline.run();
+  CHECK(report.end != SupervisorEnd::stuck);
+  CHECK(pipeline.addresses == std::vector<std::string>{"", "192.0.2.1:7"});
+}
+
+TEST_CASE("supervisor: a child that fails before the pipeline ever worked ends it, with its exit code",
+          "[runtime][supervisor]") {
+  Pipeline pipeline;
+  write_file(pipeline.file.directory().file("drain"), {});
+  pipeline.options.ingress_arguments = [](const auto&, const auto&, int) {
+    return Pipeline::script("exit 6");
+  };
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::refused);
+  CHECK(report.child_exit_code == 6);
+  CHECK(report.reason.empty());
+  CHECK(pipeline.ready_addresses.empty());
+}
+
+TEST_CASE("supervisor: a child that refuses to work three times in a row ends the pipeline",
+          "[runtime][supervisor]") {
+  Pipeline pipeline;
+  const auto died = pipeline.file.directory().file("died");
+  pipeline.worker_prelude = fmt::format("test ! -e {} || exit 2;", died);
+  pipeline.on_ready = nullptr;
+  const auto original = pipeline.options.worker_arguments;
+  pipeline.options.worker_arguments = [&](const auto& name, const auto& streams, int ready_fd) {
+    // The first one becomes ready, then dies; its successors refuse.
+    if (pipeline.worker_starts++ > 0) return original(name, streams, ready_fd);
+    return Pipeline::script(
+        fmt::format("echo >/proc/self/fd/{}; sleep 0.2; : >{}; kill -KILL $$", ready_fd, died));
+  };
+  const auto report = pipeline.run();
+  CHECK(pipeline.ready_addresses.size() == 1);
+  CHECK(report.end == SupervisorEnd::refused);
+  CHECK(report.child_exit_code == 2);
+  CHECK(report.reason.find("worker-0") != std::string::npos);
+}
+
+TEST_CASE("supervisor: a second signal kills", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.ingress_body = deaf_to_term;
+  pipeline.on_drain = signal_self;
+  CHECK(pipeline.run().end == SupervisorEnd::forced);
+}
+
+TEST_CASE("supervisor: a drain without progress is given up, and says so", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.ingress_body = deaf_to_term;
+  pipeline.options.drain_patience = 300ms;
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::stuck);
+  CHECK(report.reason.find("no progress") != std::string::npos);
+}
+
+TEST_CASE("supervisor: when the segment's file is removed it drains, and says so", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.on_ready = [&] {
+    must_hold(::unlink(pipeline.file.path().c_str()) == 0, "unlink");
+    write_file(pipeline.file.directory().file("drain"), {});
+  };
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::removed);
+  CHECK(report.reason.find(pipeline.file.path()) != std::string::npos);
+}
+
+TEST_CASE("supervisor: one per segment", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  const auto first = must(Supervisor::create(pipeline.session, pipeline.options));
+  auto other = must(Session::open(pipeline.file.path(), "supervisor"));
+  const auto second = Supervisor::create(other, pipeline.options);
+  REQUIRE(!second);
+  CHECK(second.error().status == Status::busy);
+}
+
+TEST_CASE("supervisor: waits for who still holds a stream, and names it when it gives up",
+          "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.options.drain_patience = 300ms;
+  const auto lane = must(pipeline.session.claim_lane({.cells = 64, .name = "worker"}));
+  const auto stream = must(find_or_create_stream(*lane, "ingress.0", 16));
+  const auto consumer = must(StreamConsumer::claim(*lane, stream));
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::busy);
+  CHECK(report.reason.find(fmt::format("pid {}", ::getpid())) != std::string::npos);
+  CHECK(pipeline.worker_starts == 0);
+}
+
+TEST_CASE("supervisor: streams of a run with more workers are ended and served", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  {
+    const auto lane = must(pipeline.session.claim_lane({.cells = 64}));
+    for (const auto* name : {"ingress.0", "ingress.1", "ingress.2"})
+      must(find_or_create_stream(*lane, name, 16));
+  }
+  std::vector<std::string> served;
+  const auto original = pipeline.options.worker_arguments;
+  pipeline.options.worker_arguments = [&](const auto& name, const auto& streams, int ready_fd) {
+    served = streams;
+    return original(name, streams, ready_fd);
+  };
+  CHECK(pipeline.run().end == SupervisorEnd::drained);
+  CHECK(pipeline.streams_given == std::vector<std::string>{"ingress.0"});
+  CHECK(served == std::vector<std::string>{"ingress.0", "ingress.1", "ingress.2"});
+}
