@@ -66,7 +66,7 @@ int main(int argc, char** argv) {
     auto lane = session->claim_lane({.cells = 4096, .name = "alloc"});
     if (!lane) return fmt::print(stderr, "alloc_bench: {}\n", lane.error().message), 1;
     auto& heap = (*lane)->heap();
-    for (const std::size_t bytes : {64, 256, 1024, 4096}) {
+    for (const std::size_t bytes : {64U, 256U, 1024U, 4096U}) {
       std::map<std::string, std::vector<double>> samples;
       const std::vector<std::pair<std::string, std::function<double()>>> contestants = {
           {"ours",
