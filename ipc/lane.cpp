@@ -33,7 +33,7 @@ Lane::Lane(const LaneView& view) : view_(view), heap_(std::make_unique<Heap>(vie
 
 Lane::~Lane() {
   // As recovery would, so that there is one way in which a lane ends. A child made by fork has no mapping.
-  if (owner_pid_ == ::getpid()) recover_lane(*view_.segment, view_.id);
+  if (is_ours()) recover_lane(*view_.segment, view_.id);
 }
 
 Expected<std::unique_ptr<Lane>> Lane::claim(const Segment& segment, const Membership& process,

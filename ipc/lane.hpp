@@ -32,6 +32,8 @@ class Lane {
   ~Lane();
 
   LaneId id() const noexcept { return view_.id; }
+  /// false in a child made by fork, whose copies of this must do nothing: it does not have this mapping.
+  bool is_ours() const noexcept { return owner_pid_ == ::getpid(); }
   std::uint64_t incarnation() const noexcept { return view_.incarnation; }
   Heap& heap() noexcept { return *heap_; }
   const LaneView& view() const noexcept { return view_; }

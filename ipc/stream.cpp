@@ -71,7 +71,7 @@ StreamProducer& StreamProducer::operator=(StreamProducer&& other) noexcept {
 }
 
 void StreamProducer::release_role() noexcept {
-  if (row_ != nullptr) give_role(row_->producer, *lane_);
+  if (row_ != nullptr && lane_->is_ours()) give_role(row_->producer, *lane_);
   row_ = nullptr;
 }
 
@@ -158,7 +158,7 @@ StreamConsumer& StreamConsumer::operator=(StreamConsumer&& other) noexcept {
 }
 
 void StreamConsumer::release_role() noexcept {
-  if (row_ != nullptr) give_role(row_->consumer, *lane_);
+  if (row_ != nullptr && lane_->is_ours()) give_role(row_->consumer, *lane_);
   row_ = nullptr;
 }
 

@@ -170,7 +170,8 @@ TEST_CASE("fork: the child has no mapping, its copies do nothing, and it can ope
   const auto mine = must(rig.heap().allocate(1000));
   fill_pattern(rig.heap().bytes(mine), 1);
   const auto queue = must(create_stream(*rig.lane, "s", 8));
-  const auto producer = must(StreamProducer::claim(*rig.lane, queue));
+  auto producer = must(StreamProducer::claim(*rig.lane, queue));
+  auto consumer = must(StreamConsumer::claim(*rig.lane, queue));
   const auto ended = run_child([&] {
     unsigned char resident = 0;
     must_hold(
@@ -183,7 +184,9 @@ TEST_CASE("fork: the child has no mapping, its copies do nothing, and it can ope
     const auto lane = must(session.claim_lane());
     must_hold(lane->id() != rig.lane->id(), "a lane of its own");
     must(lane->heap().allocate(1000));
-    rig.lane.reset();  // copies of the parent's: they must leave the parent's alone
+    { const auto gone = std::move(producer); }  // copies of the parent's: they must leave the parent's alone
+    { const auto gone = std::move(consumer); }
+    rig.lane.reset();
     rig.session.leave();
   });
   CHECK(ended.code == 0);
@@ -192,6 +195,8 @@ TEST_CASE("fork: the child has no mapping, its copies do nothing, and it can ope
   CHECK(lane_word::Active::get(rig.lane->row().word) == 1);
   CHECK(process_word::state(process_row(rig.segment(), rig.session.membership().row()).word) ==
         ProcessState::alive);
+  CHECK(queue_row(rig.segment(), queue.index).producer != 0);
+  CHECK(queue_row(rig.segment(), queue.index).consumer != 0);
   check_sound(rig.segment());
   CHECK(take_census(rig.segment()).live.size() == 1);
   const auto other = run_child([&] {
