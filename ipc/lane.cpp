@@ -61,7 +61,7 @@ Expected<std::unique_ptr<Lane>> Lane::claim(const Segment& segment, const Member
     store(row.cell_count, options.cells, release);
     store(row.thread, static_cast<std::uint64_t>(::gettid()), relaxed);
     std::memset(row.name, 0, sizeof row.name);
-    std::memcpy(row.name, options.name.data(), std::min(options.name.size(), sizeof row.name - 1));
+    options.name.copy(row.name, sizeof row.name - 1);
     try {
       return std::unique_ptr<Lane>(new Lane(lane_view(segment, id)));
     } catch (const std::bad_alloc&) {

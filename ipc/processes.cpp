@@ -70,7 +70,7 @@ void describe_self(ProcessRow& row, std::string_view role) noexcept {
         static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count()),
         relaxed);
   std::memset(row.role, 0, sizeof row.role);
-  std::memcpy(row.role, role.data(), std::min(role.size(), sizeof row.role - 1));
+  role.copy(row.role, sizeof row.role - 1);
 }
 
 enum class Maps : std::uint8_t { yes, no, unknown };
