@@ -19,9 +19,12 @@ Expected<void> register_waiter() {
 namespace detail {
 
 void ring_slow(Doorbell& doorbell) noexcept {
-  store(doorbell.waiting, 0, relaxed);
+  auto sleep = load(doorbell.waiting, relaxed);
   fetch_add(doorbell.sequence, 1, release);
   ::syscall(SYS_futex, &doorbell.sequence, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+  // Last, so that a waker killed before it leaves the duty to the next one; and only this sleep's announcement,
+  // not one that the sleeper has made since.
+  cas(doorbell.waiting, sleep, 0, relaxed);
 }
 
 void barrier_all() noexcept { ::syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0); }

@@ -39,8 +39,8 @@ inline void ring(Doorbell& doorbell) noexcept {
 /// Returns the futex word to sleep against.
 inline std::uint32_t prepare_wait(Doorbell& doorbell) noexcept {
   const auto seen = load(doorbell.sequence, acquire);
-  store(doorbell.waiting, 1, seq_cst);
-  detail::barrier_all();  // D2 <- D1 (ring)
+  store(doorbell.waiting, (seen << 1) | 1, seq_cst);  // another value for each sleep: see ring_slow
+  detail::barrier_all();                              // D2 <- D1 (ring)
   return seen;
 }
 inline void cancel_wait(Doorbell& doorbell) noexcept { store(doorbell.waiting, 0, relaxed); }

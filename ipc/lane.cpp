@@ -108,6 +108,8 @@ LaneRecovery recover_lane(const Segment& segment, LaneId id) noexcept {
   report.roles = release_roles(segment, lane);
   auto self = lane_claim::make(lane.id, lane.incarnation);
   cas(segment.control().run_claimer, self, 0, acq_rel);
+  for (LaneId other = 1; other < segment.header().lane_count; ++other)
+    ring(segment.lane_row(other).doorbell);  // blocks may have come back to any
   crash_point("recover.lane.roles");
 
   // 5: its slabs become adoptable.

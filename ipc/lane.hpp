@@ -17,7 +17,7 @@ namespace sluice {
 
 struct LaneOptions {
   std::uint32_t cells = 1024;  // references it can hold at once; [64, header.cells_per_lane]
-  std::string_view name = {};       // for people
+  std::string_view name = {};  // for people
 };
 
 class Lane {

@@ -37,6 +37,8 @@ RecoveryReport recover_process(const Segment& segment, const Membership& self, s
     report.references += repaired.references;
     report.roles += repaired.roles;
   }
+  // Once more for all its lanes: one may have been released by who died before it was counted.
+  fetch_add(segment.control().orphan_generation, 1, release);
   // 6: the row, in its next incarnation.
   const auto next = incarnation == process_word::Incarnation::max ? 1 : incarnation + 1;
   expected = claimed;

@@ -66,7 +66,7 @@ LaneRow& flag_remote_free(const Segment& segment, std::uint32_t unit, std::uint3
   // F1 -> F2 (harvest): FREEING precedes the bit. seq_cst orders the bit before the look at the hint, as the
   // owner clears the hint before it looks at bits: one of the two sees the other.
   fetch_or(segment.remote_bits(unit).words[word], bits, seq_cst);
-  const auto unit_word_now = load(segment.unit(unit).word, relaxed);
+  const auto unit_word_now = load(segment.unit(unit).word, seq_cst);
   auto& owner = segment.lane_row(unit_word::Lane::get(unit_word_now) % segment.header().lane_count);
   const auto size_class = std::uint64_t{1} << unit_word::Class::get(unit_word_now);
   if ((load(owner.remote_classes, seq_cst) & size_class) == 0)
@@ -96,7 +96,10 @@ void drop_reference(const LaneView& lane, std::uint32_t index) noexcept {
     store(view.word->low, freed_word(generation, segment.split()), release);
     crash_point("block.free_local.freed");
   } else {
-    store(view.word->low, truth::make(generation, 0, BlockState::freeing), release);
+    // LIVE is this cell's alone to change. FREEING is not: the owner or an adopter may be handing the slot out
+    // again by now, so it is only flagged; a bit too many is stray.
+    if (state == BlockState::live)
+      store(view.word->low, truth::make(generation, 0, BlockState::freeing), release);
     crash_point("block.free_remote.freeing");
     flag_remote_free(segment, view.unit, view.slot / 64, std::uint64_t{1} << (view.slot % 64));
     crash_point("block.free_remote.flagged");

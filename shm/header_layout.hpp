@@ -86,7 +86,7 @@ static_assert(offsetof(SegmentHeader, crc32c) == 960);
 static_assert(sizeof(SegmentHeader) == 968 && sizeof(SegmentHeader) <= page_bytes);
 
 // Which file this is. A mismatch of device or inode means a copied file: its process rows are all dead.
-// W: the creator; later an opener that holds the sidecar's exclusive flock.  R: openers, checkers.
+// W: the creator; later an opener that holds the sidecar's exclusive claim.  R: openers, checkers.
 struct SegmentIdentity {
   std::uint64_t device;
   std::uint64_t inode;

@@ -177,10 +177,12 @@ Status Heap::release(Reference reference) noexcept {
   crash_point("block.free_local.cleared");
   free_cells_.push(reference.cell);
   count_up(lane_.row->counters.frees_local);
-  if (truth::state(word) == BlockState::free) [[likely]]
+  if (truth::state(word) == BlockState::free) [[likely]] {
     slot_freed(slab, slot);
-  else
+  } else {
     --slab.usable;
+    if (current_[slab.size_class] != &slab && slab.free_count == slab.usable) place(slab);
+  }
   return Status::ok;
 }
 
@@ -324,7 +326,7 @@ std::uint32_t Heap::harvest(Slab& slab) noexcept {
   const auto words = (slab.slots + 63U) / 64;
   std::uint32_t taken = 0;
   for (std::uint32_t word = 0; word < words; ++word) {
-    if (load(remote.words[word], relaxed) == 0) continue;
+    if (load(remote.words[word], seq_cst) == 0) continue;  // after the hint was cleared: see flag_remote_free
     auto bits = exchange(remote.words[word], 0, acquire);  // F2 <- F1 (flag_remote_free)
     crash_point("block.harvest.taken");  // recovery: FREEING without its bit; the adopter frees it
     while (bits != 0) {

@@ -59,7 +59,7 @@ static_assert(sizeof(OperationLog) == 64 && offsetof(OperationLog, word) == 48);
 // Where a lane sleeps. `waiting` is set by the sleeper, cleared by who wakes it.
 struct alignas(64) Doorbell {
   std::uint32_t sequence;  // the futex word.  W: wakers
-  std::uint32_t waiting;   // 1: somebody may sleep.  W: the lane sets, wakers clear
+  std::uint32_t waiting;   // not 0: the lane may sleep.  W: the lane sets, wakers clear
 };
 static_assert(sizeof(Doorbell) == 64);
 

@@ -143,7 +143,7 @@ SegmentIdentity make_identity(const struct stat& file, const SidecarFile& sideca
   return identity;
 }
 
-// The sidecar under its exclusive flock, and still the file that has the name.
+// The sidecar under its exclusive claim, and still the file that has the name.
 struct ClaimedSidecar {
   SidecarFile file;
   SidecarClaim claim;
@@ -166,13 +166,16 @@ std::string directory_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-// Give a copied or rebooted file its new identity, device and inode last: torn, it still mismatches.
+// Give a copied or rebooted file its new identity, the device last: torn, it still mismatches.
 void adopt_identity(SegmentIdentity& identity, const SegmentIdentity& fresh) noexcept {
+  // After a reboot device and inode match already: make them mismatch before the rest changes.
+  store(identity.device, 0, release);
+  std::atomic_signal_fence(seq_cst);
   identity.sidecar_device = fresh.sidecar_device;
   identity.sidecar_inode = fresh.sidecar_inode;
   std::memcpy(identity.boot_id, fresh.boot_id, sizeof identity.boot_id);
-  store(identity.device, fresh.device, release);
   store(identity.inode, fresh.inode, release);
+  store(identity.device, fresh.device, release);
 }
 
 }  // namespace
@@ -396,7 +399,8 @@ Status Segment::commit_ledger(std::uint64_t lane, std::uint32_t cells) const noe
 
 Status Segment::grow(std::uint64_t units) const noexcept {
   const auto present = units_committed();
-  if (units > geometry_.units_max - present) return Status::exhausted;
+  if (present == geometry_.units_max) return Status::exhausted;
+  units = std::min(units, geometry_.units_max - present);  // free units before these may complete a run
   const auto extend = [&](std::uint64_t count) {
     for (const auto kind : {RegionKind::units, RegionKind::remote_bits, RegionKind::truth}) {
       const auto& region = geometry_.region(kind);  // of truth: band 0, which comes first

@@ -9,7 +9,6 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -25,6 +24,13 @@ struct Registry {
 
 Registry& registry() {
   static auto* instance = new Registry;  // outlives every static destructor: its descriptors never close
+  return *instance;
+}
+
+constexpr std::uint64_t claim_byte = 1U << 20;  // above every row
+
+std::timed_mutex& claim_mutex() {
+  static auto* instance = new std::timed_mutex;
   return *instance;
 }
 
@@ -99,17 +105,26 @@ Expected<pid_t> byte_lock_holder(int fd, std::uint64_t index) {
 Expected<SidecarClaim> SidecarClaim::take(int fd, const std::string& path) {
   using namespace std::chrono_literals;
   const auto deadline = std::chrono::steady_clock::now() + 5s;
-  while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK && errno != EINTR) return fail_errno(fmt::format("flock {}", path));
-    if (std::chrono::steady_clock::now() > deadline)
-      return fail(Status::busy, fmt::format("{}: another process has held its flock for 5 s", path));
+  const auto busy = [&] {
+    return fail(Status::busy, fmt::format("{}: another process has had its claim for 5 s", path));
+  };
+  if (!claim_mutex().try_lock_until(deadline)) return busy();
+  for (;;) {
+    const auto locked = lock_byte(fd, claim_byte);
+    if (locked && *locked) return SidecarClaim(fd);
+    if (!locked || std::chrono::steady_clock::now() > deadline) {
+      claim_mutex().unlock();
+      if (!locked) return std::unexpected(locked.error());
+      return busy();
+    }
     std::this_thread::sleep_for(1ms);
   }
-  return SidecarClaim(fd);
 }
 
 SidecarClaim::~SidecarClaim() {
-  if (fd_ >= 0) ::flock(fd_, LOCK_UN);
+  if (fd_ < 0) return;
+  unlock_byte(fd_, claim_byte);
+  claim_mutex().unlock();
 }
 
 }  // namespace sluice

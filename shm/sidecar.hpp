@@ -34,9 +34,11 @@ void unlock_byte(int fd, std::uint64_t index) noexcept;
 /// nobody else does. The caller's own locks are invisible to it.
 Expected<pid_t> byte_lock_holder(int fd, std::uint64_t index);
 
-/// Exclusive use of the sidecar for creating, adopting or removing its segment; freed by death.
+/// Exclusive use of the sidecar for creating, adopting or removing its segment: one byte lock far above the
+/// rows', freed by death, and a mutex among the threads of this process. Not flock(): a forked child shares that.
 class SidecarClaim {
  public:
+  /// errors  busy  somebody else has had it for 5 s
   static Expected<SidecarClaim> take(int fd, const std::string& path);
   SidecarClaim(SidecarClaim&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
   SidecarClaim& operator=(SidecarClaim&&) = delete;

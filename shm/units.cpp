@@ -259,8 +259,8 @@ void finish_take_run(const LaneView& lane, std::uint64_t first, std::uint64_t co
 namespace detail {
 
 void close_log(const LaneView& lane) noexcept {
-  store(lane.row->sequence, load(lane.row->sequence, relaxed) + 1,
-        release);  // L3: what it did precedes the close
+  store(lane.row->sequence, load(lane.row->sequence, relaxed) + 1, release);  // all it did precedes the close
+  std::atomic_signal_fence(seq_cst);  // and the next operation's fields follow: a kill sees program order
 }
 
 std::expected<std::uint32_t, Status> begin_storage(const LaneView& lane, std::uint64_t count,

@@ -21,9 +21,10 @@ using namespace std::chrono_literals;
 
 namespace {
 
-// What a stand-in does once it has said that it is ready.
-constexpr const char* until_term = "trap 'exit 0' TERM; while :; do sleep 0.02; done";
-constexpr const char* deaf_to_term = "trap '' TERM; while :; do sleep 0.02; done";
+// How a stand-in takes SIGTERM: settled before it says that it is ready, as the signal may follow at once.
+constexpr const char* until_term = "trap 'exit 0' TERM;";
+constexpr const char* deaf_to_term = "trap '' TERM;";
+constexpr const char* stay = "while :; do sleep 0.02; done";
 
 void signal_self() { ::kill(::getpid(), SIGTERM); }  // blocked: the supervisor reads it from its descriptor
 
@@ -35,7 +36,8 @@ struct Pipeline {
     options.ingress_arguments = [this](const auto& streams, const std::string& address, int ready_fd) {
       streams_given = streams;
       addresses.push_back(address);
-      return script(fmt::format("echo 192.0.2.1:7 >/proc/self/fd/{}; {}", ready_fd, ingress_body));
+      return script(fmt::format("{} echo 192.0.2.1:7 >/proc/self/fd/{}; {} {}", ingress_trap, ready_fd,
+                                ingress_body, stay));
     };
     options.worker_arguments = [this](const std::string&, const auto&, int ready_fd) {
       ++worker_starts;
@@ -64,7 +66,8 @@ struct Pipeline {
   TempSegment file;
   Session session;
   SupervisorOptions options;
-  std::string ingress_body = until_term;
+  std::string ingress_trap = until_term;
+  std::string ingress_body;
   std::string worker_prelude;
   std::function<void()> on_ready = signal_self;
   std::function<void()> on_drain;
@@ -149,8 +152,8 @@ TEST_CASE("supervisor: an ingress that dies is started again where its predecess
           "[runtime][supervisor]") {
   Pipeline pipeline;
   pipeline.on_ready = nullptr;
-  pipeline.ingress_body = fmt::format("test -e {0} || {{ : >{0}; kill -KILL $$; }}; {1}",
-                                      pipeline.file.directory().file("died"), until_term);
+  pipeline.ingress_body =
+      fmt::format("test -e {0} || {{ : >{0}; kill -KILL $$; }};", pipeline.file.directory().file("died"));
   const auto original = pipeline.options.ingress_arguments;
   pipeline.options.ingress_arguments = [&](const auto& streams, const std::string& address, int ready_fd) {
     if (!address.empty()) signal_self();
@@ -197,14 +200,14 @@ TEST_CASE("supervisor: a child that refuses to work three times in a row ends th
 
 TEST_CASE("supervisor: a second signal kills", "[runtime][supervisor]") {
   Pipeline pipeline;
-  pipeline.ingress_body = deaf_to_term;
+  pipeline.ingress_trap = deaf_to_term;
   pipeline.on_drain = signal_self;
   CHECK(pipeline.run().end == SupervisorEnd::forced);
 }
 
 TEST_CASE("supervisor: a drain without progress is given up, and says so", "[runtime][supervisor]") {
   Pipeline pipeline;
-  pipeline.ingress_body = deaf_to_term;
+  pipeline.ingress_trap = deaf_to_term;
   pipeline.options.drain_patience = 300ms;
   const auto report = pipeline.run();
   CHECK(report.end == SupervisorEnd::stuck);
