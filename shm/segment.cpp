@@ -399,8 +399,7 @@ Status Segment::commit_ledger(std::uint64_t lane, std::uint32_t cells) const noe
 
 Status Segment::grow(std::uint64_t units) const noexcept {
   const auto present = units_committed();
-  if (present == geometry_.units_max) return Status::exhausted;
-  units = std::min(units, geometry_.units_max - present);  // free units before these may complete a run
+  if (units == 0 || units > geometry_.units_max - present) return Status::exhausted;
   const auto extend = [&](std::uint64_t count) {
     for (const auto kind : {RegionKind::units, RegionKind::remote_bits, RegionKind::truth}) {
       const auto& region = geometry_.region(kind);  // of truth: band 0, which comes first

@@ -149,8 +149,11 @@ std::expected<std::uint64_t, Status> reserve(const LaneView& lane, const Taking&
     const auto from = load(hint, relaxed);
     auto search = reserve_from(lane, taking, from);
     if (search.found && search.first == from) store(hint, from + taking.count, relaxed);
-    while (!search.found && segment.grow(taking.count) == Status::ok)
-      search = reserve_from(lane, taking, from);
+    // By what is left if that is less: free units at the end may complete the run.
+    const auto growth = [&] {
+      return segment.grow(std::min(taking.count, segment.geometry().units_max - segment.units_committed()));
+    };
+    while (!search.found && growth() == Status::ok) search = reserve_from(lane, taking, from);
     if (!search.found && from != 0) search = reserve_from(lane, taking, 0);  // the hint may have missed some
     return search;
   };
