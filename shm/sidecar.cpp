@@ -29,8 +29,8 @@ Registry& registry() {
 
 constexpr std::uint64_t claim_byte = 1U << 20;  // above every row
 
-std::timed_mutex& claim_mutex() {
-  static auto* instance = new std::timed_mutex;
+std::mutex& claim_mutex() {
+  static auto* instance = new std::mutex;
   return *instance;
 }
 
@@ -108,15 +108,14 @@ Expected<SidecarClaim> SidecarClaim::take(int fd, const std::string& path) {
   const auto busy = [&] {
     return fail(Status::busy, fmt::format("{}: another process has had its claim for 5 s", path));
   };
-  if (!claim_mutex().try_lock_until(deadline)) return busy();
   for (;;) {
-    const auto locked = lock_byte(fd, claim_byte);
-    if (locked && *locked) return SidecarClaim(fd);
-    if (!locked || std::chrono::steady_clock::now() > deadline) {
+    if (claim_mutex().try_lock()) {
+      const auto locked = lock_byte(fd, claim_byte);
+      if (locked && *locked) return SidecarClaim(fd);
       claim_mutex().unlock();
       if (!locked) return std::unexpected(locked.error());
-      return busy();
     }
+    if (std::chrono::steady_clock::now() > deadline) return busy();
     std::this_thread::sleep_for(1ms);
   }
 }
