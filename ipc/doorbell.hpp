@@ -2,7 +2,7 @@
 // a free slot in a stream, a freed block) rings it.
 //
 // Ringing costs the waker one load when nobody sleeps: no fence. The sleeper pays instead, with membarrier:
-//   sleeper  waiting = 1 ; membarrier ; check the condition ; sleep
+//   sleeper  waiting = this sleep ; membarrier ; check the condition ; sleep
 //   waker    make the condition true ; (compiler barrier) ; load waiting ; ring if set
 // The barrier runs on every CPU between the two halves of each waker, so either the sleeper sees the condition
 // or the waker sees `waiting`.  source: membarrier(2); Dekker 1965
@@ -45,7 +45,7 @@ inline std::uint32_t prepare_wait(Doorbell& doorbell) noexcept {
 }
 inline void cancel_wait(Doorbell& doorbell) noexcept { store(doorbell.waiting, 0, relaxed); }
 
-inline constexpr int wait_spins = 200;  // about 5 us: less than a futex round trip costs both sides
+inline constexpr int wait_spins = 200;  // some microseconds; chosen, not measured
 
 /// Wait until `ready()` is true: spin briefly, then sleep.
 ///
