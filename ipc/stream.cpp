@@ -1,6 +1,5 @@
 #include "ipc/stream.hpp"
 
-#include <cstring>
 #include <utility>
 
 namespace sluice {
@@ -83,14 +82,23 @@ std::uint64_t StreamProducer::room() noexcept {
 
 void StreamProducer::publish(const Message& message, Handle handle) noexcept {
   auto& slot = ring_[tail_ & mask_];
-  std::memcpy(static_cast<void*>(&slot), &message, offsetof(Message, stamp));
-  slot.handle = handle.value;
+  // Field by field, in their own sizes: a wider load of fields just written waits until those stores, and the
+  // block's before them, have left the store buffer.
+  store(slot.handle, handle.value, relaxed);
+  store(slot.offset, load(message.offset, relaxed), relaxed);
+  store(slot.length, load(message.length, relaxed), relaxed);
+  store(slot.flow, load(message.flow, relaxed), relaxed);
+  store(slot.position, load(message.position, relaxed), relaxed);
+  store(slot.receive_ns, load(message.receive_ns, relaxed), relaxed);
+  slot.kind = message.kind;
+  store(slot.flags, load(message.flags, relaxed), relaxed);
+  store(slot.detail, load(message.detail, relaxed), relaxed);
+  store(slot.reserved, load(message.reserved, relaxed), relaxed);
   crash_point("stream.push.filled");
   store(slot.stamp, tail_ + 1, release);  // S1 -> S4 (peek): the message precedes its stamp
   crash_point("stream.push.published");   // recovery: stamped, the cell is void
   store(row_->tail, ++tail_, release);
   count_up(row_->bytes_in, message.length);
-  prefetch_to_write(&ring_[(tail_ + 1) & mask_]);  // the consumer has read it a lap ago
   auto& counters = lane_->counters();
   count_up(counters.messages_out);
   count_up(counters.bytes_out, message.length);
@@ -169,13 +177,7 @@ const Message* StreamConsumer::peek() noexcept {
     store(row_->delivered, delivered_, sluice::release);
     crash_point("stream.peek.marked");  // recovery: the replacement is told that it was shown before
   }
-  const auto& message = ring_[head_ & mask_];
-  // Its truth word will be read and then written: fetch the line once, owned.
-  if (const Handle handle{message.handle};
-      handle && lane_->segment().split().unit(handle) < lane_->segment().geometry().units_max)
-    prefetch_to_write(&lane_->segment().truth_word(lane_->segment().split().unit(handle),
-                                                   lane_->segment().split().slot(handle)));
-  return &message;
+  return &ring_[head_ & mask_];
 }
 
 std::expected<Reference, Status> StreamConsumer::pop() noexcept {

@@ -5,47 +5,58 @@
 
 namespace sluice {
 
-BlockView locate(const Segment& segment, Handle handle) noexcept {
-  BlockView view;
+namespace {
+
+// Fills `view` where it is to stay. A view that is copied cannot be read before its last field, the truth word,
+// has come from another core; so the block's bytes would be fetched after it instead of beside it.
+inline void locate_into(BlockView& view, const Segment& segment, Handle handle) noexcept {
   const auto& split = segment.split();
   const auto unit = split.unit(handle);
   const auto slot = split.slot(handle);
   const auto committed = segment.units_committed();
-  if (!handle || unit >= committed) return view;
+  if (!handle || unit >= committed) return;
   const auto& descriptor = segment.unit(unit);
   const auto word = load(descriptor.word, acquire);  // U1 <- U2 (units.cpp): shape precedes the word
   switch (unit_word::state(word)) {
     case UnitState::slab: {
       const auto size_class = static_cast<std::uint32_t>(unit_word::Class::get(word));
-      if (size_class >= segment.classes().count() || slot >= segment.classes().slots(size_class)) return view;
+      if (size_class >= segment.classes().count() || slot >= segment.classes().slots(size_class)) return;
       view.bytes = segment.classes().bytes(size_class);
       view.data = segment.unit_address(unit) + std::uint64_t{slot} * view.bytes;
       break;
     }
     case UnitState::run: {
       const auto units = load(descriptor.run_units, relaxed);
-      if (slot != 0 || units == 0 || units > committed - unit) return view;
+      if (slot != 0 || units == 0 || units > committed - unit) return;
       view.bytes = units * unit_bytes;
       view.data = segment.unit_address(unit);
       view.is_run = true;
       break;
     }
-    default: return view;
+    default: return;
   }
   view.unit = unit;
   view.slot = slot;
   view.unit_word = word;
   view.word = &segment.truth_word(unit, slot);
   view.low = load(view.word->low, acquire);  // B1 <- B2: contents precede LIVE in a hand-over
+}
+
+}  // namespace
+
+BlockView locate(const Segment& segment, Handle handle) noexcept {
+  BlockView view;
+  locate_into(view, segment, handle);
   return view;
 }
 
 std::expected<BlockView, Status> find_block(const Segment& segment, Handle handle) noexcept {
-  const auto view = locate(segment, handle);
-  if (view.word == nullptr || truth::state(view.low) != BlockState::live ||
-      truth::Generation::get(view.low) != segment.split().generation(handle))
-    return std::unexpected(Status::stale);
-  return view;
+  std::expected<BlockView, Status> found(std::in_place);
+  locate_into(*found, segment, handle);
+  if (found->word == nullptr || truth::state(found->low) != BlockState::live ||
+      truth::Generation::get(found->low) != segment.split().generation(handle)) [[unlikely]]
+    found = std::unexpected(Status::stale);
+  return found;
 }
 
 LaneView lane_view(const Segment& segment, LaneId lane) noexcept {

@@ -94,36 +94,40 @@ Heap::Slab* Heap::make_current(Slab& slab) noexcept {
 
 // --- slots ------------------------------------------------------------------------------------------------
 
-// The next free slot in the slab's order: word by word, and in a word every fourth slot, four times. Four truth
-// words share a cache line; a line that the last block's consumer is writing is not needed for the next block.
+// The next free slot in the slab's order: word by word, and in a word every eighth slot, eight times. Truth words
+// lie four to a cache line, and lines are fetched in pairs; the pair that the last block's consumer is writing is
+// not needed for the next block (docs/decisions/0004-every-eighth-slot.md).
 std::uint32_t Heap::next_slot(Slab& slab) noexcept {
-  constexpr std::uint64_t every_fourth = 0x1111'1111'1111'1111;
-  // The cursor counts places in that order: word:4 | column:2 | line:4.
+  constexpr std::uint64_t every_eighth = 0x0101'0101'0101'0101;
+  // The cursor counts places in that order: word:4 | column:3 | place:3.
   std::uint32_t word = slab.cursor / 64U;
-  std::uint32_t column = slab.cursor / 16U % 4;
+  std::uint32_t column = slab.cursor / 8U % 8;
   auto bits =
-      slab.free[word] & (every_fourth << column) & (~std::uint64_t{0} << (slab.cursor % 16U * 4 + column));
+      slab.free[word] & (every_eighth << column) & (~std::uint64_t{0} << (slab.cursor % 8U * 8 + column));
   while (bits == 0) {  // free_count is not 0: one turn round the slab finds it
-    if (++column == 4) {
+    if (++column == 8) {
       column = 0;
       if (++word == (slab.slots + 63U) / 64) word = 0;
     }
-    bits = slab.free[word] & (every_fourth << column);
+    bits = slab.free[word] & (every_eighth << column);
   }
   const auto bit = static_cast<std::uint32_t>(std::countr_zero(bits));
   slab.free[word] &= ~(std::uint64_t{1} << bit);
   --slab.free_count;
-  const auto next = word * 64 + column * 16 + bit / 4 + 1;
+  const auto next = word * 64 + column * 8 + bit / 8 + 1;
   slab.cursor = static_cast<std::uint16_t>(next / 64 < (slab.slots + 63U) / 64 ? next : 0);
   return word * 64 + bit;
 }
 
 Reference Heap::take_slot(Slab& slab) noexcept {
   const auto slot = next_slot(slab);
-  // The next block's first line was last read by whoever consumed it: fetch it while this one is filled.
-  if (slot + 4U < slab.slots)
+  // The next block's truth word and first line were last at whoever consumed it: fetch them while this one is
+  // filled.
+  if (const auto next = slot + 8U; next < slab.slots) {
+    prefetch_to_write(&truth_word(slab, next));
     prefetch_to_write(lane_.segment->unit_address(slab.unit) +
-                      std::size_t{slot + 4U} * classes_->bytes(slab.size_class));
+                      std::size_t{next} * classes_->bytes(slab.size_class));
+  }
   const auto index = free_cells_.pop();
   auto& low = truth_word(slab, slot).low;
   const auto generation = truth::next_generation(load(low, relaxed));  // only the owner leaves FREE

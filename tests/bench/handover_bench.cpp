@@ -26,12 +26,19 @@ constexpr int trips = 5000;
 constexpr std::uint64_t streamed = 4'000'000;
 constexpr std::uint32_t capacity = 4096;
 
-// Shared by parent and child outside the segment: the ping-pong line, and what to do next.
+// Shared by parent and child outside the segment: what to do next, and lines for the ping-pong. How long a line
+// takes between two cores depends on where its address has its home in the processor: each round has its own two.
 struct alignas(128) Line {
   std::uint64_t value;
 };
 struct Shared {
-  Line ping, pong, command, done;
+  Line command, done;
+  Line lines[rounds][32];  // a page a round
+
+  struct Pair {
+    std::uint64_t &ping, &pong;
+  };
+  Pair lines_of(int round) { return {lines[round][round % 16].value, lines[round][16 + round % 16].value}; }
 };
 enum Command : std::uint64_t { wait = 0, pingpong = 1, echo = 2, drain = 3, quit = 4 };
 
@@ -90,6 +97,7 @@ std::uint64_t receive(End& end, StreamConsumer& consumer) {
 }
 
 void child_main(const std::string& path, Shared& shared) {
+  int round = 0;
   pin_to_core(1);
   auto end = join(path, "echo");
   auto there = StreamConsumer::claim(*end.lane, *find_queue(end.session.segment(), "there"));
@@ -102,11 +110,13 @@ void child_main(const std::string& path, Shared& shared) {
       continue;
     }
     if (command == quit) return;
-    if (command == pingpong)
+    if (command == pingpong) {
+      auto [ping, pong] = shared.lines_of(round++);
       for (std::uint64_t i = 1; i <= trips; ++i) {
-        while (load(shared.ping.value, acquire) != i) cpu_relax();
-        store(shared.pong.value, i, release);
+        while (load(ping, acquire) != i) cpu_relax();
+        store(pong, i, release);
       }
+    }
     if (command == echo)
       for (int i = 0; i < trips; ++i) send(end, *back, receive(end, *there));
     if (command == drain)
@@ -148,8 +158,6 @@ int main(int argc, char** argv) {
 
   std::uint64_t finished = 0;
   const auto with_child = [&](Command command, const std::function<void()>& body) {
-    store(shared->ping.value, 0, relaxed);
-    store(shared->pong.value, 0, relaxed);
     store(shared->command.value, command, release);
     body();
     ++finished;
@@ -162,10 +170,11 @@ int main(int argc, char** argv) {
   std::vector<double> bare, ours, rate;
   for (int round = 0; round < rounds; ++round) {
     with_child(pingpong, [&] {
+      auto [ping, pong] = shared->lines_of(round);
       for (std::uint64_t i = 1; i <= trips; ++i) {
         const auto begin = now_ns();
-        store(shared->ping.value, i, release);
-        while (load(shared->pong.value, acquire) != i) cpu_relax();
+        store(ping, i, release);
+        while (load(pong, acquire) != i) cpu_relax();
         bare.push_back(static_cast<double>(now_ns() - begin) / 2);
       }
     });
