@@ -100,9 +100,9 @@ class Structures final : public ReferenceSource {
     const auto& row = segment.lane_row(id);
     const auto word = load(row.word, acquire);
     const auto key = lane_key + (std::uint64_t{1} << 32) + id;
-    if (load(row.log.operation, relaxed) > static_cast<std::uint64_t>(LaneOperation::take_storage))
-      violation(report, key, "lane {}: logged operation {}, expected at most 4", id,
-                load(row.log.operation, relaxed));
+    if (const auto operation = load(row.log.operation, relaxed); operation > lane_operation_max)
+      violation(report, key, "lane {}: logged operation {}, expected at most {}", id, operation,
+                lane_operation_max);
     if (lane_word::Active::get(word) == 0) return;
     const auto process = lane_word::Process::get(word);
     if (process >= segment.header().process_count)

@@ -53,7 +53,7 @@ Expected<std::unique_ptr<Lane>> Lane::claim(const Segment& segment, const Member
     crash_point("lane.claim.claimed");  // recovery: nothing open, no cells, the row is freed
     store(row.sequence, std::max<std::uint64_t>(load(row.sequence, relaxed), 1),
           relaxed);  // 0 is never a sequence
-    if (segment.commit_ledger(id, options.cells) != Status::ok) {
+    if (segment.commit_lane(id, options.cells) != Status::ok) {
       release_row(segment, lane_view(segment, id));
       return fail(Status::exhausted,
                   fmt::format("{}: no room for a ledger of {} cells", segment.path(), options.cells));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
 #include <cstdint>
 #include <type_traits>
 
@@ -54,6 +55,25 @@ inline T fetch_or(T& word, std::type_identity_t<T> value, std::memory_order orde
 template <Word T>
 inline T fetch_and(T& word, std::type_identity_t<T> value, std::memory_order order) noexcept {
   return std::atomic_ref<T>(word).fetch_and(value, order);
+}
+
+/// Strong compare-and-swap of two words that lie together, 16-byte aligned. On failure the expected ones hold what
+/// was found. Full barrier. Inline on every CPU that is supported: a call into libatomic would take a lock that
+/// is private to this process.
+inline bool cas_wide(std::uint64_t& low, std::uint64_t& high, std::uint64_t& expected_low,
+                     std::uint64_t& expected_high, std::uint64_t desired_low,
+                     std::uint64_t desired_high) noexcept {
+  __extension__ typedef unsigned __int128 __attribute__((may_alias)) Pair;
+  static_assert(std::endian::native == std::endian::little);
+  (void)high;  // the word after `low`
+  const auto expected = static_cast<Pair>(expected_high) << 64 | expected_low;
+  const auto desired = static_cast<Pair>(desired_high) << 64 | desired_low;
+  // The __sync form: gcc makes it one instruction where it sends the __atomic form to libatomic.
+  const auto found = __sync_val_compare_and_swap(reinterpret_cast<Pair*>(&low), expected, desired);
+  if (found == expected) return true;
+  expected_low = static_cast<std::uint64_t>(found);
+  expected_high = static_cast<std::uint64_t>(found >> 64);
+  return false;
 }
 
 /// A counter with one writer: no locked instruction, never torn for readers.

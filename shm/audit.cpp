@@ -1,6 +1,8 @@
 #include "shm/audit.hpp"
 
 #include "shm/block.hpp"
+#include "shm/operation_log.hpp"
+#include "shm/shared.hpp"
 
 #include <fmt/format.h>
 
@@ -75,8 +77,7 @@ class Walk {
   void tagged_by_open_operation(std::uint64_t unit, std::uint64_t word, std::string_view what) {
     for (std::uint64_t lane = 1; lane < segment_.header().lane_count; ++lane) {
       const auto& row = segment_.lane_row(lane);
-      const auto sequence = load(row.log.sequence, acquire);
-      if (sequence == 0 || sequence != load(row.sequence, acquire)) continue;
+      if (open_sequence(row) == 0) continue;
       const auto first = load(row.log.first, relaxed);
       const auto count = load(row.log.count, relaxed);
       if (unit >= first && unit - first < count) return;
@@ -144,9 +145,41 @@ class Walk {
     if (generation == 0 || generation > segment_.split().generation_max())
       violation(key_of(unit, slot, 0), "block {}:{}: live in generation {}, expected 1 to {}", unit, slot,
                 generation, segment_.split().generation_max());
-    if (truth::Count::get(low) == 0)
+    const auto count = truth::Count::get(low);
+    const auto flags = truth::Flags::get(low);
+    if (count == 0)
       violation(key_of(unit, slot, generation), "block {}:{}: live with a count of 0", unit, slot);
+    if ((flags & ~truth::flags_known) != 0)
+      violation(key_of(unit, slot, generation), "block {}:{}: flags {:#x}, expected none but {:#x}", unit,
+                slot, flags, truth::flags_known);
+    if ((count > 1 || (flags & truth::flag_findable) != 0) && (flags & truth::flag_shared) == 0)
+      violation(key_of(unit, slot, generation), "block {}:{}: {} references{}, but not marked as shared",
+                unit, slot, count, (flags & truth::flag_findable) != 0 ? ", findable" : "");
+    tag(unit, slot);
     blocks_[key_of(unit, slot, generation)].low = low;
+  }
+
+  // Who changed it last did so with a sequence number that it has reached.
+  void tag(std::uint64_t unit, std::uint32_t slot) {
+    const auto tag = load(segment_.truth_word(unit, slot).tag, acquire);
+    const auto lane = truth_tag::Lane::get(tag);
+    if (tag == 0) return;
+    const auto reached =
+        lane < segment_.header().lane_count ? load(segment_.lane_row(lane).sequence, acquire) : 0;
+    if (lane == 0 || truth_tag::Sequence::get(tag) > reached)
+      violation(key_of(unit, slot, 0), "block {}:{}: tagged by operation {} of lane {}, which has reached {}",
+                unit, slot, truth_tag::Sequence::get(tag), lane, reached);
+  }
+
+  // What a lane has seen of others was so.
+  void seen_of(const LaneView& view) {
+    for (LaneId other = 1; other < segment_.header().lane_count && view.cell_count != 0; ++other) {
+      const auto seen = load(segment_.seen_row(view.id)[other], acquire);
+      const auto reached = load(segment_.lane_row(other).sequence, acquire);
+      if (seen > reached)
+        violation(view.id, "lane {}: has seen operation {} of lane {}, which has reached {}", view.id, seen,
+                  other, reached);
+    }
   }
 
   void not_live(std::uint64_t unit, std::uint32_t slot, std::uint64_t low) {
@@ -158,6 +191,10 @@ class Walk {
         violation(key_of(unit, slot, 0), "block {}:{}: state {}, expected at most 3", unit, slot,
                   truth::State::get(low));
     }
+    if (truth::Flags::get(low) != 0)
+      violation(key_of(unit, slot, 0), "block {}:{}: not live, but has flags {:#x}", unit, slot,
+                truth::Flags::get(low));
+    tag(unit, slot);
     if (truth::Count::get(low) != 0)
       violation(key_of(unit, slot, 0), "block {}:{}: not live, but counts {} references", unit, slot,
                 truth::Count::get(low));
@@ -226,13 +263,18 @@ class Walk {
       if (cells > segment_.header().cells_per_lane)
         violation(lane, "lane {}: {} cells, expected at most {}", lane, cells,
                   segment_.header().cells_per_lane);
-      for (std::uint32_t i = 0; i < view.cell_count; ++i) cell(lane, i, view.cells[i]);
+      seen_of(view);
+      // Where a death left a cell behind its operation, it counts as recovery will make it.
+      const auto open = open_cell(view);
+      for (std::uint32_t i = 0; i < view.cell_count; ++i) {
+        const bool differs = open.differs && open.cell == i;
+        cell(lane, i, differs ? open.handle : Handle{load(view.cells[i].handle, acquire)},
+             load(view.cells[i].aux, acquire));
+      }
     }
   }
 
-  void cell(LaneId lane, std::uint32_t index, const Cell& cell) {
-    const auto aux = load(cell.aux, acquire);
-    const Handle handle{load(cell.handle, acquire)};
+  void cell(LaneId lane, std::uint32_t index, Handle handle, std::uint64_t aux) {
     if (cell_aux::Kind::get(aux) > cell_aux::kind_max)
       violation(key_of(lane, index % 1024, 0), "lane {} cell {}: kind {}, expected at most {}", lane, index,
                 cell_aux::Kind::get(aux), cell_aux::kind_max);

@@ -1,6 +1,7 @@
 #include "shm/block.hpp"
 
 #include "shm/crash_point.hpp"
+#include "shm/shared.hpp"
 #include "shm/units.hpp"
 
 namespace sluice {
@@ -89,21 +90,28 @@ void drop_reference(const LaneView& lane, std::uint32_t index) noexcept {
   auto& cell = lane.cells[index];
   const auto& segment = *lane.segment;
   const Handle handle{load(cell.handle, acquire)};
-  const auto view = locate(segment, handle);
-  const auto state = truth::state(view.low);
-  const bool counts = view.word != nullptr &&
-                      truth::Generation::get(view.low) == segment.split().generation(handle) &&
-                      (state == BlockState::live || state == BlockState::freeing);
-  if (!counts) {
+  auto view = locate(segment, handle);
+  const auto generation = segment.split().generation(handle);
+  if (view.word == nullptr || truth::Generation::get(view.low) != generation) {
     clear_cell(cell);  // void: an allocation that did not happen, or a free that did
+    return;
+  }
+  const bool own_slab = !view.is_run && lane.owns(view.unit_word);
+  auto state = truth::state(view.low);
+  if (state == BlockState::live && (truth::Flags::get(view.low) & truth::flag_shared) != 0) {
+    state = drop_shared(lane, handle, index, own_slab) == Dropped::freeing
+                ? BlockState::freeing
+                : BlockState::free;  // as to this cell
+  }
+  if (state != BlockState::live && state != BlockState::freeing) {
+    clear_cell(cell);
     return;
   }
   if (view.is_run) {
     free_run(lane, view, index);
     return;
   }
-  const auto generation = truth::Generation::get(view.low);
-  if (lane.owns(view.unit_word)) {
+  if (own_slab) {
     store(view.word->low, freed_word(generation, segment.split()), release);
     crash_point("block.free_local.freed");
   } else {

@@ -30,7 +30,7 @@ enum class RegionKind : std::uint32_t {
   runtime = 4,  // one page for the pipeline's persistent words
   processes = 5,
   lanes = 6,
-  seen = 7,    // seen[lane][lane] of tagged writers; nobody writes it yet
+  seen = 7,    // seen[lane][other]: the highest sequence number of other's that the lane saw in a tag
   epochs = 8,  // epoch slots; nobody writes them yet
   queues = 9,
   ledgers = 10,

@@ -63,6 +63,37 @@ class Heap {
   /// errors   stale  the cell does not hold this handle: released before, or never ours; nothing changed
   Status release(Reference reference) noexcept;
 
+  /// Another reference to a block that this lane holds.
+  ///
+  /// returns  the new reference; the old one stays. They are alike: each is pushed or released by itself
+  /// errors   stale     the reference was given up already
+  ///          no_cell   the ledger is full
+  ///          overflow  the block has 65535 references
+  ///          Nothing changed then.
+  /// threads  the lane's own; lock-free, two stores and a 16-byte compare-and-swap when nobody interferes
+  /// source   docs/recovery.md#clone
+  std::expected<Reference, Status> clone(Reference reference) noexcept;
+
+  /// Allow lanes that hold no reference to the block to look it up by its handle, for as long as it lives. Do
+  /// this before the handle is put where they find it.  errors  stale
+  Status make_findable(Reference reference) noexcept;
+
+  /// A reference to a findable block by its handle alone.
+  ///
+  /// errors   stale     its generation is over, or it was not made findable
+  ///          no_cell, overflow
+  std::expected<Reference, Status> look_up(Handle handle) noexcept;
+
+  /// The bytes of a block that nobody else holds or can find, to be changed in place: take, modify, publish.
+  /// errors  stale; shared  others hold it, or it is findable
+  std::expected<std::span<std::byte>, Status> own(Reference reference) const noexcept;
+
+  /// Move a block that nobody else holds to one of at least `bytes` bytes; the contents are kept as far as they
+  /// fit. The same reference comes back if the block is that large already and not of a larger class.
+  ///
+  /// errors  as own() and allocate(): the old block and its reference are as they were
+  std::expected<Reference, Status> resize(Reference reference, std::size_t bytes) noexcept;
+
   /// Tell owners of all blocks released so far. Call before sleeping; the lane's waits do.
   void flush() noexcept {
     if (pending_count_ != 0) flush_pending();
@@ -137,6 +168,13 @@ class Heap {
     return slab.truth[(slot / slots_per_band) * band_stride_ + slot % slots_per_band];
   }
   Status release_elsewhere(Reference reference) noexcept;
+  Status release_shared(Reference reference, const BlockView& block) noexcept;
+  void slot_over(Slab& slab, std::uint32_t slot, std::uint64_t word) noexcept;
+  void add_pending(Reference reference, const BlockView& block) noexcept;
+  bool holds(Reference reference) const noexcept {
+    return reference && reference.cell < lane_.cell_count &&
+           load(lane_.cells[reference.cell].handle, relaxed) == reference.handle.value;
+  }
   void forget(Slab& slab) noexcept;
   bool orphaned(std::uint64_t unit_word_value) const noexcept;
   void flush_pending() noexcept;

@@ -41,7 +41,10 @@ enum class LaneOperation : std::uint64_t {
   take_run = 2,      // first, count, cell: units being made a block
   free_run = 3,      // first, count, cell, handle, word: a block of units being given back
   take_storage = 4,  // first, count, queue: units being made a queue's ring
+  clone = 5,         // cell, handle: a reference being added to a shared block, for an empty cell
+  drop = 6,          // cell, handle: the cell's reference to a shared block being dropped
 };
+inline constexpr std::uint64_t lane_operation_max = 6;
 
 // Open while `sequence == LaneRow::sequence`: fields first, sequence last (release).
 struct alignas(64) OperationLog {
@@ -81,8 +84,10 @@ struct alignas(64) LaneCounters {
   std::uint64_t bytes_out;
   std::uint64_t redelivered;
   std::uint64_t sleeps;
+  std::uint64_t clones;  // references added, by clone or look-up
+  std::uint64_t reserved[7];
 };
-static_assert(sizeof(LaneCounters) == 128);
+static_assert(sizeof(LaneCounters) == 192 && offsetof(LaneCounters, clones) == 128);
 
 struct alignas(64) LaneRow {
   std::uint64_t word;          // lane_word.                  W: claimer (CAS), recoverer.  R: all
@@ -97,12 +102,12 @@ struct alignas(64) LaneRow {
   alignas(64) std::uint64_t remote_classes;
   LaneCounters counters;
   char name[32];  // for people
-  std::uint64_t reserved_end[12];
+  std::uint64_t reserved_end[4];
 };
 static_assert(sizeof(LaneRow) == 512);
 static_assert(offsetof(LaneRow, log) == 64 && offsetof(LaneRow, doorbell) == 128);
 static_assert(offsetof(LaneRow, remote_classes) == 192 && offsetof(LaneRow, counters) == 256);
-static_assert(offsetof(LaneRow, name) == 384);
+static_assert(offsetof(LaneRow, name) == 448);
 static_assert(std::is_trivially_copyable_v<LaneRow>);
 
 /// The fields of Cell::aux: what is being done with the reference. 0 means that the cell holds it, at rest.

@@ -342,6 +342,7 @@ void Segment::bind() noexcept {
   remote_bits_ = reinterpret_cast<RemoteBits*>(address(RegionKind::remote_bits));
   truth_ = reinterpret_cast<TruthWord*>(address(RegionKind::truth));
   lanes_ = reinterpret_cast<LaneRow*>(address(RegionKind::lanes));
+  seen_ = reinterpret_cast<std::uint64_t*>(address(RegionKind::seen));
   ledgers_ = reinterpret_cast<Cell*>(address(RegionKind::ledgers));
   payload_ = address(RegionKind::payload);
 }
@@ -392,7 +393,10 @@ Status Segment::commit_bands(std::uint64_t unit, std::uint32_t bands) const noex
   return Status::ok;
 }
 
-Status Segment::commit_ledger(std::uint64_t lane, std::uint32_t cells) const noexcept {
+Status Segment::commit_lane(std::uint64_t lane, std::uint32_t cells) const noexcept {
+  const auto& seen = geometry_.region(RegionKind::seen);
+  if (const auto status = commit(seen.offset + lane * seen.stride, seen.stride); status != Status::ok)
+    return status;
   const auto& region = geometry_.region(RegionKind::ledgers);
   return commit(region.offset + lane * region.stride, std::uint64_t{cells} * sizeof(Cell));
 }

@@ -99,6 +99,8 @@ class Segment {
   }
   std::byte* unit_address(std::uint64_t unit) const noexcept { return payload_ + unit * unit_bytes; }
   LaneRow& lane_row(std::uint64_t lane) const noexcept { return lanes_[lane]; }
+  /// What a lane has seen of others' tags, by lane. W: the lane, its recoverer.
+  std::uint64_t* seen_row(std::uint64_t lane) const noexcept { return seen_ + lane * header_.lane_count; }
   Cell* ledger(std::uint64_t lane) const noexcept { return ledgers_ + lane * header_.cells_per_lane; }
   /// Element `index` of a region whose layout belongs to a higher layer.
   template <class T>
@@ -121,8 +123,8 @@ class Segment {
   Status commit_payload(std::uint64_t first, std::uint64_t count) const noexcept;
   /// Back the truth words of the first `bands` bands of one unit. Idempotent.
   Status commit_bands(std::uint64_t unit, std::uint32_t bands) const noexcept;
-  /// Back the first `cells` cells of one lane's ledger. Idempotent.
-  Status commit_ledger(std::uint64_t lane, std::uint32_t cells) const noexcept;
+  /// Back one lane's row of what it has seen, and the first `cells` cells of its ledger. Idempotent.
+  Status commit_lane(std::uint64_t lane, std::uint32_t cells) const noexcept;
 
  private:
   Expected<void> map(const std::string& path, int fd, bool read_only);
@@ -145,6 +147,7 @@ class Segment {
   RemoteBits* remote_bits_ = nullptr;
   TruthWord* truth_ = nullptr;
   LaneRow* lanes_ = nullptr;
+  std::uint64_t* seen_ = nullptr;
   Cell* ledgers_ = nullptr;
   std::byte* payload_ = nullptr;
 };

@@ -33,6 +33,8 @@ enum class [[nodiscard]] Status : std::uint8_t {
   borrowed = 18,      // a borrowed view cannot be freed, only returned
   read_only = 19,     // the mapping is read-only
   closed = 20,        // the peer or the stream has ended
+  overflow = 21,      // the block has 65535 references
+  shared = 22,        // others hold the block too
 };
 
 constexpr std::string_view to_string(Status status) noexcept {
@@ -58,6 +60,8 @@ constexpr std::string_view to_string(Status status) noexcept {
     case Status::borrowed: return "borrowed";
     case Status::read_only: return "read_only";
     case Status::closed: return "closed";
+    case Status::overflow: return "overflow";
+    case Status::shared: return "shared";
   }
   return "unknown";
 }

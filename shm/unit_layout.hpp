@@ -68,8 +68,10 @@ using State = BitField<5, 3>;
 using Count = BitField<8, 16>;
 using Generation = BitField<24, 40>;
 
-inline constexpr std::uint64_t flag_shared = 1;
+inline constexpr std::uint64_t flag_shared = 1;  // changed by 16-byte CAS only, until it is free
 inline constexpr std::uint64_t flag_epoch = 2;
+inline constexpr std::uint64_t flag_findable = 4;  // who holds no reference may clone it by its handle
+inline constexpr std::uint64_t flags_known = flag_shared | flag_epoch | flag_findable;
 
 constexpr std::uint64_t make(std::uint64_t generation, std::uint64_t count, BlockState state,
                              std::uint64_t flags = 0) noexcept {
@@ -84,10 +86,20 @@ constexpr std::uint64_t next_generation(std::uint64_t low) noexcept {
 }
 }  // namespace truth
 
+/// The fields of TruthWord::tag.
+namespace truth_tag {
+using Lane = BitField<0, 12>;
+using Sequence = BitField<12, 52>;
+
+constexpr std::uint64_t make(std::uint64_t lane, std::uint64_t sequence) noexcept {
+  return Lane::make(lane) | Sequence::make(sequence);
+}
+}  // namespace truth_tag
+
 // The truth about one block. One fixed address for the life of the file, whatever class the unit is cut into.
 struct alignas(16) TruthWord {
-  std::uint64_t low;  // truth::*.                               W: sole holder, owner.  R: all
-  std::uint64_t tag;  // lane:12 seq:52 of the last tagged CAS.  W: tagged CAS (none yet)
+  std::uint64_t low;  // truth::*.     W: sole holder, owner; while SHARED, 16-byte CAS.  R: all
+  std::uint64_t tag;  // truth_tag::*, who did the last 16-byte CAS; stays through reuse.  W: that CAS
 };
 static_assert(sizeof(TruthWord) == 16 && offsetof(TruthWord, tag) == 8);
 static_assert(std::is_trivially_copyable_v<TruthWord>);

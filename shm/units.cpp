@@ -1,6 +1,8 @@
 #include "shm/units.hpp"
 
 #include "shm/crash_point.hpp"
+#include "shm/operation_log.hpp"
+#include "shm/shared.hpp"
 
 #include <algorithm>
 
@@ -16,21 +18,6 @@ bool available(std::uint64_t word) noexcept {
 }
 
 constexpr std::uint64_t word_of(UnitState state) noexcept { return unit_word::make(state, 0, 0, 0); }
-
-std::uint64_t open_log(const LaneView& lane, LaneOperation operation, std::uint64_t first,
-                       std::uint64_t count, std::uint64_t cell = 0, std::uint64_t handle = 0,
-                       std::uint64_t word = 0) noexcept {
-  auto& log = lane.row->log;
-  const auto sequence = load(lane.row->sequence, relaxed);
-  store(log.operation, static_cast<std::uint64_t>(operation), relaxed);
-  store(log.first, first, relaxed);
-  store(log.count, count, relaxed);
-  store(log.cell, cell, relaxed);
-  store(log.handle, handle, relaxed);
-  store(log.word, word, relaxed);
-  store(log.sequence, sequence, release);  // L1 -> L2 (finish_operation): the fields precede the opening
-  return sequence;
-}
 
 // What was asked for, and the states that units pass through under this lane's open operation.
 struct Taking {
@@ -54,7 +41,9 @@ enum class Reserve : std::uint8_t { done, contended, unusable, no_space };
 // Reserve exactly [first, first + count) and back it with pages, or leave it as it was.
 Reserve reserve_at(const LaneView& lane, const Taking& taking, std::uint64_t first) noexcept {
   const auto& segment = *lane.segment;
-  const auto sequence = open_log(lane, taking.operation, first, taking.count, taking.cell, 0, taking.queue);
+  const auto sequence =
+      open_log(lane, taking.operation,
+               {.first = first, .count = taking.count, .cell = taking.cell, .word = taking.queue});
   if (taking.operation == LaneOperation::take_units)
     crash_point("slab.cut.logged");
   else
@@ -66,7 +55,7 @@ Reserve reserve_at(const LaneView& lane, const Taking& taking, std::uint64_t fir
     auto found = load(word, relaxed);
     if (!available(found) || !cas(word, found, reserved, acq_rel)) {
       unreserve(lane, first, i, false);
-      detail::close_log(lane);
+      close_log(lane);
       return Reserve::contended;
     }
     all_committed = all_committed && unit_word::state(found) == UnitState::free;
@@ -94,7 +83,7 @@ Reserve reserve_at(const LaneView& lane, const Taking& taking, std::uint64_t fir
     outcome = Reserve::unusable;  // slot 0 is retired: this unit can be anything but the head of a run
   if (outcome != Reserve::done) {
     unreserve(lane, first, taking.count, all_committed);
-    detail::close_log(lane);
+    close_log(lane);
     return outcome;
   }
   if (taking.operation == LaneOperation::take_units)
@@ -240,7 +229,7 @@ void finish_free_run(const LaneView& lane, std::uint64_t first, std::uint64_t co
   lower_hint(segment, first);
   if (cell < lane.cell_count) clear_cell(lane.cells[cell]);
   crash_point("run.free.cleared");
-  detail::close_log(lane);
+  close_log(lane);
   crash_point("run.free.closed");
 }
 
@@ -261,11 +250,6 @@ void finish_take_run(const LaneView& lane, std::uint64_t first, std::uint64_t co
 
 namespace detail {
 
-void close_log(const LaneView& lane) noexcept {
-  store(lane.row->sequence, load(lane.row->sequence, relaxed) + 1, release);  // all it did precedes the close
-  std::atomic_signal_fence(seq_cst);  // and the next operation's fields follow: a kill sees program order
-}
-
 std::expected<std::uint32_t, Status> begin_storage(const LaneView& lane, std::uint64_t count,
                                                    std::uint64_t queue) noexcept {
   const auto first =
@@ -284,7 +268,7 @@ std::expected<std::uint32_t, Status> take_slab(const LaneView& lane, std::uint32
   if (!unit) return std::unexpected(unit.error());
   store(segment.unit(*unit).word, lane.slab_word(size_class), release);  // U2 -> U1 (locate)
   crash_point("slab.cut.published");
-  detail::close_log(lane);
+  close_log(lane);
   crash_point("slab.cut.closed");
   return static_cast<std::uint32_t>(*unit);
 }
@@ -306,7 +290,7 @@ std::expected<Handle, Status> take_run(const LaneView& lane, std::uint64_t count
   crash_point("run.take.announced");
   store(low, truth::make(generation, 1, BlockState::live), release);
   crash_point("run.take.live");
-  detail::close_log(lane);
+  close_log(lane);
   crash_point("run.take.closed");
   return handle;
 }
@@ -315,8 +299,12 @@ void free_run(const LaneView& lane, const BlockView& block, std::uint32_t cell) 
   const auto& segment = *lane.segment;
   const auto generation = truth::Generation::get(block.low);
   const auto count = block.bytes / unit_bytes;
-  open_log(lane, LaneOperation::free_run, block.unit, count, cell,
-           segment.split().make(generation, block.unit, 0).value, block.unit_word);
+  open_log(lane, LaneOperation::free_run,
+           {.first = block.unit,
+            .count = count,
+            .cell = cell,
+            .handle = segment.split().make(generation, block.unit, 0).value,
+            .word = block.unit_word});
   crash_point("run.free.logged");
   store(block.word->low, truth::make(generation, 0, BlockState::freeing), release);
   crash_point("run.free.freeing");
@@ -345,8 +333,9 @@ Status recut_slab(const LaneView& lane, std::uint32_t unit, std::uint32_t size_c
 void finish_operation(const LaneView& lane, StoragePublished storage_published) noexcept {
   const auto& segment = *lane.segment;
   const auto& log = lane.row->log;
-  const auto sequence = load(log.sequence, acquire);  // L2 <- L1 (open_log)
-  if (sequence != load(lane.row->sequence, acquire)) return;
+  const auto sequence = open_sequence(*lane.row);
+  if (sequence == 0) return;
+  finish_shared(lane);
   const auto first = load(log.first, relaxed);
   const auto count = load(log.count, relaxed);
   const auto cell = static_cast<std::uint32_t>(load(log.cell, relaxed));
@@ -369,10 +358,12 @@ void finish_operation(const LaneView& lane, StoragePublished storage_published) 
         finish_free_run(lane, first, count, head, generation, cell);
         return;  // it has closed the log
       }
-      case LaneOperation::none: break;
+      case LaneOperation::none:
+      case LaneOperation::clone:
+      case LaneOperation::drop: break;  // finish_shared() has
     }
   }
-  detail::close_log(lane);
+  close_log(lane);
 }
 
 }  // namespace sluice

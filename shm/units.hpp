@@ -2,7 +2,7 @@
 // storage, and giving them back. Every operation here is logged; undo or redo is finish_operation().
 #pragma once
 
-#include "shm/block.hpp"
+#include "shm/operation_log.hpp"
 
 #include <cstdint>
 #include <expected>
@@ -41,7 +41,6 @@ void finish_operation(const LaneView& lane, StoragePublished storage_published) 
 namespace detail {
 std::expected<std::uint32_t, Status> begin_storage(const LaneView& lane, std::uint64_t count,
                                                    std::uint64_t queue) noexcept;
-void close_log(const LaneView& lane) noexcept;
 }  // namespace detail
 
 template <class Publish>
@@ -50,7 +49,7 @@ std::expected<std::uint32_t, Status> take_storage(const LaneView& lane, std::uin
   const auto first = detail::begin_storage(lane, count, queue);
   if (first) {
     publish(*first);
-    detail::close_log(lane);
+    close_log(lane);
   }
   return first;
 }

@@ -39,12 +39,26 @@ void die_with_run_open(Stage& stage) {
   REQUIRE(ended.signal == SIGKILL);
 }
 
+// Dead in a clone that has happened, and holding references to blocks that the survivor holds too.
+void die_sharing(Stage& stage) {
+  for (const auto& [reference, seed] : stage.kept) must(stage.lane->heap().make_findable(reference));
+  const auto ended = run_child([&] {
+    Victim self(stage.path());
+    auto& heap = self.lane->heap();
+    for (const auto& [reference, seed] : stage.kept) must(heap.look_up(reference.handle));
+    must(heap.clone(must(heap.allocate(300))));
+    kill_self_at("block.clone.counted");
+    must(heap.look_up(stage.kept.front().first.handle));
+  });
+  REQUIRE(ended.signal == SIGKILL);
+}
+
 void open_and_leave(const std::string& path, Journal&) { must(Session::open(path, "recoverer")); }
 
 std::vector<Scenario> all_scenarios() {
   std::vector<Scenario> all;
   for (auto* group : {segment_scenarios, heap_scenarios, run_scenarios, join_scenarios, queue_scenarios,
-                      stream_scenarios, recovery_scenarios})
+                      stream_scenarios, shared_scenarios, recovery_scenarios})
     for (auto& scenario : group()) all.push_back(std::move(scenario));
   return all;
 }
@@ -54,6 +68,7 @@ std::vector<Scenario> all_scenarios() {
 std::vector<Scenario> recovery_scenarios() {
   return {
       {.name = "recover a full process", .act = open_and_leave, .prepare = die_with_hands_full, .units = 20},
+      {.name = "recover a sharer", .act = open_and_leave, .prepare = die_sharing, .units = 20},
       {.name = "recover an open run", .act = open_and_leave, .prepare = die_with_run_open, .units = 20},
   };
 }
@@ -82,6 +97,13 @@ TEST_CASE("recovery: victim and recoverer killed at any two points of runs are r
 TEST_CASE("recovery: victim and recoverer killed at any two points of streams are recovered",
           "[runtime][crash]") {
   const auto scenarios = stream_scenarios();
+  const auto index = GENERATE_REF(range(std::size_t{0}, scenarios.size()));
+  survive_every_pair_of_crashes(scenarios[index]);
+}
+
+TEST_CASE("recovery: victim and recoverer killed at any two points of sharing are recovered",
+          "[runtime][crash]") {
+  const auto scenarios = shared_scenarios();
   const auto index = GENERATE_REF(range(std::size_t{0}, scenarios.size()));
   survive_every_pair_of_crashes(scenarios[index]);
 }

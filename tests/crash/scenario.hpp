@@ -50,6 +50,7 @@ struct Scenario {
   std::string name;
   std::function<void(const std::string& path, Journal&)> act;  // the victim
   std::function<void(Stage&)> prepare = [](Stage&) {};         // before it, in the parent
+  std::function<void(Stage&)> meanwhile = [](Stage&) {};       // after the death, before it is recovered
   std::function<void(Stage&, std::string_view point)> check = [](Stage&, std::string_view) {};
   std::uint64_t units = 12;
   bool acknowledges = false;  // its pops are part of acknowledge(): a death in the release follows the pop
@@ -69,7 +70,9 @@ struct Victim {
 };
 
 /// Push the message numbered by the stream's tail: a block of `bytes` with its pattern, or no block for 0.
-void push_numbered(Lane& lane, StreamProducer& producer, Journal& journal, std::size_t bytes);
+/// A shared one is cloned once, and its other reference released: it stays marked as shared.
+void push_numbered(Lane& lane, StreamProducer& producer, Journal& journal, std::size_t bytes,
+                   bool shared = false);
 /// Whether a message and its block are those of `number`.
 bool is_numbered(const Segment& segment, const Message& message, std::uint64_t number);
 
@@ -89,6 +92,7 @@ std::vector<Scenario> run_scenarios();
 std::vector<Scenario> join_scenarios();
 std::vector<Scenario> queue_scenarios();
 std::vector<Scenario> stream_scenarios();
+std::vector<Scenario> shared_scenarios();
 std::vector<Scenario> recovery_scenarios();
 
 }  // namespace sluice::test

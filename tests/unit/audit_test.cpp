@@ -131,7 +131,14 @@ TEST_CASE("audit: a wrong truth word is found", "[audit]") {
   for (const auto& block : {rig.small, rig.page, rig.run, rig.queued}) {
     auto& low = rig.word_of(block).low;
     CAPTURE(block.handle.value);
-    check_set(rig, "count too high", low, with_count(low, 2));
+    check_set(rig, "count too high", low, with_count(low, 2) | truth::Flags::make(truth::flag_shared));
+    check_set(rig, "two references, not shared", low, with_count(low, 2));
+    check_set(rig, "findable, not shared", low, low | truth::Flags::make(truth::flag_findable));
+    check_set(rig, "a flag that is not one", low, low | truth::Flags::make(16));
+    auto& tag = rig.word_of(block).tag;
+    check_set(rig, "the tag of nobody", tag, truth_tag::make(0, 1));
+    check_set(rig, "the tag of a lane that is not there", tag, truth_tag::make(4095, 1));
+    check_set(rig, "the tag of an operation to come", tag, truth_tag::make(rig.lane->id(), 1000));
     check_set(rig, "live without a count", low, with_count(low, 0));
     check_set(rig, "unknown state", low, truth::State::set(low, 5));
     check_set(rig, "no generation", low, truth::Generation::set(low, 0));
@@ -142,6 +149,11 @@ TEST_CASE("audit: a wrong truth word is found", "[audit]") {
   auto& free_low = rig.word_of(rig.freed).low;
   check_set(rig, "live without a reference", free_low, with_count(with_state(free_low, BlockState::live), 1));
   check_set(rig, "free but counted", free_low, with_count(free_low, 3));
+  check_set(rig, "free but shared", free_low, free_low | truth::Flags::make(truth::flag_shared));
+  check_set(rig, "an operation to come was seen", rig.segment().seen_row(rig.lane->id())[2], 1000);
+  const auto clone = must(rig.heap().clone(rig.small));
+  check_set(rig, "a reference without its cell", rig.heap().cell(clone.cell).handle, 0);
+  must(rig.heap().release(clone));
   CHECK(audit(rig.segment()).violations.empty());
 }
 
@@ -286,7 +298,7 @@ TEST_CASE("audit: on a live segment only what stays is reported", "[audit]") {
   CHECK(audit_settled(rig.segment(), 3, 1ms).violations.empty());
   auto& low = rig.word_of(rig.small).low;
   Poke poke;
-  poke.set(low, with_count(low, 2));
+  poke.set(low, with_count(low, 2) | truth::Flags::make(truth::flag_shared));
   CHECK(audit_settled(rig.segment(), 3, 1ms).violations.size() == 1);
 }
 

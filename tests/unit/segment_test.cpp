@@ -176,7 +176,7 @@ TEST_CASE("segment: committing payload, bands and ledgers can be repeated and ma
   for (int i = 0; i < 2; ++i) {
     must(segment.commit_payload(15, 1));
     must(segment.commit_bands(15, band_count));
-    must(segment.commit_ledger(15, segment.header().cells_per_lane));
+    must(segment.commit_lane(15, segment.header().cells_per_lane));
   }
   segment.unit_address(15)[unit_bytes - 1] = std::byte{1};
   segment.truth_word(15, slots_per_unit_max - 1).tag = 1;

@@ -14,9 +14,11 @@ ExitCode exit_code_of(Status status) noexcept {
     case Status::corrupt: return ExitCode::corrupt;
     case Status::permission:
     case Status::read_only: return ExitCode::permission;
+    case Status::shared:
     case Status::busy: return ExitCode::busy;
     case Status::exhausted:
     case Status::no_cell:
+    case Status::overflow:
     case Status::full: return ExitCode::no_room;
     case Status::disagreement: return ExitCode::disagreement;
     case Status::exists: return ExitCode::exists;

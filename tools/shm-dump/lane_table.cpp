@@ -81,6 +81,8 @@ std::string_view to_string(LaneOperation operation) noexcept {
     case LaneOperation::take_run: return "take_run";
     case LaneOperation::free_run: return "free_run";
     case LaneOperation::take_storage: return "take_storage";
+    case LaneOperation::clone: return "clone";
+    case LaneOperation::drop: return "drop";
   }
   return "invalid";
 }
@@ -89,6 +91,8 @@ std::string describe_operation(const LaneEntry& lane) {
   if (!lane.operation_open) return "";
   const auto& log = lane.log;
   const auto operation = static_cast<LaneOperation>(log.operation);
+  if (operation == LaneOperation::clone || operation == LaneOperation::drop)
+    return fmt::format("{}: {}, cell {}", to_string(operation), format_handle(log.handle), log.cell);
   auto text = fmt::format("{}: {} unit{} from {}", to_string(operation), log.count, log.count == 1 ? "" : "s",
                           log.first);
   if (operation == LaneOperation::take_run || operation == LaneOperation::free_run)

@@ -62,14 +62,23 @@ void print_text(const std::vector<LaneEntry>& lanes, const std::vector<ProcessEn
 }
 
 Json counters_json(const LaneCounters& counters) {
-  return {{"allocations", counters.allocations},     {"frees_local", counters.frees_local},
-          {"frees_remote", counters.frees_remote},   {"harvested", counters.harvested},
-          {"slow_paths", counters.slow_paths},       {"slabs_cut", counters.slabs_cut},
-          {"slabs_adopted", counters.slabs_adopted}, {"slabs_returned", counters.slabs_returned},
-          {"runs_taken", counters.runs_taken},       {"exhausted", counters.exhausted},
-          {"messages_in", counters.messages_in},     {"messages_out", counters.messages_out},
-          {"bytes_in", counters.bytes_in},           {"bytes_out", counters.bytes_out},
-          {"redelivered", counters.redelivered},     {"sleeps", counters.sleeps}};
+  return {{"allocations", counters.allocations},
+          {"frees_local", counters.frees_local},
+          {"frees_remote", counters.frees_remote},
+          {"harvested", counters.harvested},
+          {"slow_paths", counters.slow_paths},
+          {"slabs_cut", counters.slabs_cut},
+          {"slabs_adopted", counters.slabs_adopted},
+          {"slabs_returned", counters.slabs_returned},
+          {"runs_taken", counters.runs_taken},
+          {"exhausted", counters.exhausted},
+          {"messages_in", counters.messages_in},
+          {"messages_out", counters.messages_out},
+          {"bytes_in", counters.bytes_in},
+          {"bytes_out", counters.bytes_out},
+          {"redelivered", counters.redelivered},
+          {"sleeps", counters.sleeps},
+          {"clones", counters.clones}};
 }
 
 Json operation_json(const LaneEntry& lane) {
