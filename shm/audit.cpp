@@ -77,7 +77,7 @@ class Walk {
   void tagged_by_open_operation(std::uint64_t unit, std::uint64_t word, std::string_view what) {
     for (std::uint64_t lane = 1; lane < segment_.header().lane_count; ++lane) {
       const auto& row = segment_.lane_row(lane);
-      if (open_sequence(row) == 0) continue;
+      if (open_sequence(row) == 0 || !is_of_units(load(row.log.operation, relaxed))) continue;
       const auto first = load(row.log.first, relaxed);
       const auto count = load(row.log.count, relaxed);
       if (unit >= first && unit - first < count) return;

@@ -99,7 +99,7 @@ void drop_reference(const LaneView& lane, std::uint32_t index) noexcept {
   const bool own_slab = !view.is_run && lane.owns(view.unit_word);
   auto state = truth::state(view.low);
   if (state == BlockState::live && (truth::Flags::get(view.low) & truth::flag_shared) != 0) {
-    state = drop_shared(lane, handle, index, own_slab) == Dropped::freeing
+    state = drop_shared(lane, *view.word, handle, index, own_slab) == Dropped::freeing
                 ? BlockState::freeing
                 : BlockState::free;  // as to this cell
   }

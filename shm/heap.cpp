@@ -145,9 +145,11 @@ Status Heap::release(Reference reference) noexcept {
 
   auto& low = truth_word(slab, slot).low;
   const auto generation = split_.generation(reference.handle);
-  if (load(low, relaxed) != truth::make(generation, 1, BlockState::live)) [[unlikely]]
-    return release_elsewhere(
-        reference);  // shared; or released as another lane's, before this one adopted the slab
+  const auto found = load(low, relaxed);
+  if (found != truth::make(generation, 1, BlockState::live)) [[unlikely]] {
+    if ((truth::Flags::get(found) & truth::flag_shared) != 0) return release_shared(reference);
+    return Status::stale;  // released as another lane's, before this one adopted the slab
+  }
   const auto word = freed_word(generation, split_);
   store(low, word, sluice::release);
   crash_point("block.free_local.freed");  // recovery: the generation is over, the cell is void
@@ -174,7 +176,7 @@ Status Heap::release_elsewhere(Reference reference) noexcept {
   const auto found = find_block(*lane_.segment, reference.handle);
   if (!found) return found.error();  // FREEING: released before, and not flagged yet
   const auto& block = *found;
-  if ((truth::Flags::get(block.low) & truth::flag_shared) != 0) return release_shared(reference, block);
+  if ((truth::Flags::get(block.low) & truth::flag_shared) != 0) return release_shared(reference);
   if (block.is_run) {
     free_run(lane_, block, reference.cell);
     free_cells_.push(reference.cell);

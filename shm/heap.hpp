@@ -168,7 +168,11 @@ class Heap {
     return slab.truth[(slot / slots_per_band) * band_stride_ + slot % slots_per_band];
   }
   Status release_elsewhere(Reference reference) noexcept;
-  Status release_shared(Reference reference, const BlockView& block) noexcept;
+  Status release_shared(Reference reference) noexcept;
+  Status finish_release(Reference reference) noexcept;
+  TruthWord& held_word(Handle handle) const noexcept;
+  std::expected<Reference, Status> add_reference(TruthWord& word, Handle handle,
+                                                 bool needs_findable) noexcept;
   void slot_over(Slab& slab, std::uint32_t slot, std::uint64_t word) noexcept;
   void add_pending(Reference reference, const BlockView& block) noexcept;
   bool holds(Reference reference) const noexcept {

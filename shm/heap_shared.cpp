@@ -8,27 +8,33 @@
 
 namespace sluice {
 
-std::expected<Reference, Status> Heap::clone(Reference reference) noexcept {
-  if (!holds(reference)) return std::unexpected(Status::stale);
-  const auto cell = reserve_cell();
-  if (!cell) return std::unexpected(cell.error());
-  if (const auto status = clone_reference(lane_, reference.handle, *cell, false); status != Status::ok) {
-    unreserve_cell(*cell);
-    return std::unexpected(status);
-  }
-  count_up(lane_.row->counters.clones);
-  return Reference{reference.handle, *cell};
+// The word of a handle that a cell of this lane holds: the cell vouches for unit and slot.
+TruthWord& Heap::held_word(Handle handle) const noexcept {
+  return lane_.segment->truth_word(split_.unit(handle), split_.slot(handle));
 }
 
-std::expected<Reference, Status> Heap::look_up(Handle handle) noexcept {
+std::expected<Reference, Status> Heap::add_reference(TruthWord& word, Handle handle,
+                                                     bool needs_findable) noexcept {
   const auto cell = reserve_cell();
   if (!cell) return std::unexpected(cell.error());
-  if (const auto status = clone_reference(lane_, handle, *cell, true); status != Status::ok) {
+  if (const auto status = clone_reference(lane_, word, handle, *cell, needs_findable); status != Status::ok)
+      [[unlikely]] {
     unreserve_cell(*cell);
     return std::unexpected(status);
   }
   count_up(lane_.row->counters.clones);
   return Reference{handle, *cell};
+}
+
+std::expected<Reference, Status> Heap::clone(Reference reference) noexcept {
+  if (!holds(reference)) return std::unexpected(Status::stale);
+  return add_reference(held_word(reference.handle), reference.handle, false);
+}
+
+std::expected<Reference, Status> Heap::look_up(Handle handle) noexcept {
+  const auto found = find_block(*lane_.segment, handle);
+  if (!found) return std::unexpected(found.error());
+  return add_reference(*found->word, handle, true);
 }
 
 Status Heap::make_findable(Reference reference) noexcept {
@@ -49,26 +55,31 @@ Status Heap::make_findable(Reference reference) noexcept {
   return Status::ok;
 }
 
-Status Heap::release_shared(Reference reference, const BlockView& block) noexcept {
-  auto& slab = slabs_[block.unit];
-  const bool own_slab = !block.is_run && slab.truth != nullptr;
-  switch (drop_shared(lane_, reference.handle, reference.cell, own_slab)) {
-    case Dropped::stale: return Status::stale;
-    case Dropped::others: free_cells_.push(reference.cell); break;
-    case Dropped::freed:
-      free_cells_.push(reference.cell);
-      count_up(lane_.row->counters.frees_local);
-      slot_over(slab, block.slot, load(block.word->low, relaxed));
-      break;
-    case Dropped::freeing:
-      if (block.is_run) {
-        free_run(lane_, block, reference.cell);
-        free_cells_.push(reference.cell);
-        count_up(lane_.row->counters.frees_local);
-      } else {
-        add_pending(reference, block);
-      }
-      break;
+Status Heap::release_shared(Reference reference) noexcept {
+  auto& word = held_word(reference.handle);
+  auto& slab = slabs_[split_.unit(reference.handle)];
+  const auto slot = split_.slot(reference.handle);
+  const bool own_slab = slab.truth != nullptr && slot < slab.slots;
+  const auto dropped = drop_shared(lane_, word, reference.handle, reference.cell, own_slab);
+  if (dropped == Dropped::stale) return Status::stale;
+  if (dropped == Dropped::freeing) return finish_release(reference);
+  free_cells_.push(reference.cell);
+  if (dropped == Dropped::freed) {
+    count_up(lane_.row->counters.frees_local);
+    slot_over(slab, slot, load(word.low, relaxed));
+  }
+  return Status::ok;
+}
+
+// Its last reference was dropped here: the block is FREEING, and the cell keeps it until its memory is given back.
+Status Heap::finish_release(Reference reference) noexcept {
+  const auto block = locate(*lane_.segment, reference.handle);
+  if (block.is_run) {
+    free_run(lane_, block, reference.cell);
+    free_cells_.push(reference.cell);
+    count_up(lane_.row->counters.frees_local);
+  } else {
+    add_pending(reference, block);
   }
   return Status::ok;
 }

@@ -11,27 +11,39 @@
 
 namespace sluice {
 
-struct LogFields {
+/// Which units an operation covers, and what else it must know about them.
+struct LoggedUnits {
   std::uint64_t first = 0;
   std::uint64_t count = 0;
-  std::uint64_t cell = 0;
-  std::uint64_t handle = 0;
   std::uint64_t word = 0;
 };
 
-/// Open the log. Returns the sequence number of the operation.
-inline std::uint64_t open_log(const LaneView& lane, LaneOperation operation,
-                              const LogFields& fields) noexcept {
+/// Open the log of an operation on the block that `cell` holds or is to hold. Returns its sequence number.
+inline std::uint64_t open_log(const LaneView& lane, LaneOperation operation, std::uint64_t cell,
+                              Handle handle) noexcept {
   auto& log = lane.row->log;
   const auto sequence = load(lane.row->sequence, relaxed);
   store(log.operation, static_cast<std::uint64_t>(operation), relaxed);
-  store(log.first, fields.first, relaxed);
-  store(log.count, fields.count, relaxed);
-  store(log.cell, fields.cell, relaxed);
-  store(log.handle, fields.handle, relaxed);
-  store(log.word, fields.word, relaxed);
+  store(log.cell, cell, relaxed);
+  store(log.handle, handle.value, relaxed);
   store(log.sequence, sequence, release);  // L1 -> L2 (open_sequence): the fields precede the opening
   return sequence;
+}
+
+/// Open the log of an operation on units.
+inline std::uint64_t open_log(const LaneView& lane, LaneOperation operation, const LoggedUnits& units,
+                              std::uint64_t cell = 0, Handle handle = {}) noexcept {
+  auto& log = lane.row->log;
+  store(log.first, units.first, relaxed);
+  store(log.count, units.count, relaxed);
+  store(log.word, units.word, relaxed);
+  return open_log(lane, operation, cell, handle);
+}
+
+/// Whether an operation is one on the units that its log names.
+constexpr bool is_of_units(std::uint64_t operation) noexcept {
+  return operation >= static_cast<std::uint64_t>(LaneOperation::take_units) &&
+         operation <= static_cast<std::uint64_t>(LaneOperation::take_storage);
 }
 
 /// The sequence number of the open operation; 0 if none is open.

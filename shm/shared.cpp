@@ -79,13 +79,10 @@ Decision decide(const LaneView& lane) noexcept {
 
 }  // namespace
 
-Status clone_reference(const LaneView& lane, Handle handle, std::uint32_t cell,
+Status clone_reference(const LaneView& lane, TruthWord& word, Handle handle, std::uint32_t cell,
                        bool needs_findable) noexcept {
-  const auto view = locate(*lane.segment, handle);
-  if (view.word == nullptr) return Status::stale;
-  auto& word = *view.word;
   const auto generation = lane.segment->split().generation(handle);
-  const auto sequence = open_log(lane, LaneOperation::clone, {.cell = cell, .handle = handle.value});
+  const auto sequence = open_log(lane, LaneOperation::clone, cell, handle);
   crash_point("block.clone.logged");
   auto outcome = Status::ok;
   for (auto found = load_wide(word);;) {
@@ -108,12 +105,10 @@ Status clone_reference(const LaneView& lane, Handle handle, std::uint32_t cell,
   return outcome;
 }
 
-Dropped drop_shared(const LaneView& lane, Handle handle, std::uint32_t cell, bool own_slab) noexcept {
-  const auto view = locate(*lane.segment, handle);
-  if (view.word == nullptr) return Dropped::stale;
-  auto& word = *view.word;
+Dropped drop_shared(const LaneView& lane, TruthWord& word, Handle handle, std::uint32_t cell,
+                    bool own_slab) noexcept {
   const auto generation = lane.segment->split().generation(handle);
-  const auto sequence = open_log(lane, LaneOperation::drop, {.cell = cell, .handle = handle.value});
+  const auto sequence = open_log(lane, LaneOperation::drop, cell, handle);
   crash_point("block.drop.logged");
   auto outcome = Dropped::others;
   for (auto found = load_wide(word);;) {

@@ -21,12 +21,13 @@ namespace sluice {
 
 inline constexpr std::uint64_t count_max = truth::Count::max;
 
-/// Add a reference to a live block and put it into `cell`, which is empty. The caller's lane holds the block,
+/// Add a reference to a live block and put it into `cell`, which is empty. `word` is the handle's truth word. The caller's lane holds the block,
 /// unless `needs_findable`.
 ///
 /// errors  stale     not live, of another generation, or not findable where that is needed; nothing changed
 ///         overflow  it has 65535 references already; nothing changed
-Status clone_reference(const LaneView& lane, Handle handle, std::uint32_t cell, bool needs_findable) noexcept;
+Status clone_reference(const LaneView& lane, TruthWord& word, Handle handle, std::uint32_t cell,
+                       bool needs_findable) noexcept;
 
 /// What became of a block whose reference was dropped.
 enum class Dropped : std::uint8_t {
@@ -37,7 +38,8 @@ enum class Dropped : std::uint8_t {
 };
 
 /// Drop the reference in `cell` to a block that is SHARED. `own_slab`: the lane owns the slab that it is in.
-Dropped drop_shared(const LaneView& lane, Handle handle, std::uint32_t cell, bool own_slab) noexcept;
+Dropped drop_shared(const LaneView& lane, TruthWord& word, Handle handle, std::uint32_t cell,
+                    bool own_slab) noexcept;
 
 /// Step 1 of recovery for these two operations: finish the lane's open one, or leave it undone. The log stays
 /// open. Repeatable.

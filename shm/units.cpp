@@ -41,9 +41,8 @@ enum class Reserve : std::uint8_t { done, contended, unusable, no_space };
 // Reserve exactly [first, first + count) and back it with pages, or leave it as it was.
 Reserve reserve_at(const LaneView& lane, const Taking& taking, std::uint64_t first) noexcept {
   const auto& segment = *lane.segment;
-  const auto sequence =
-      open_log(lane, taking.operation,
-               {.first = first, .count = taking.count, .cell = taking.cell, .word = taking.queue});
+  const auto sequence = open_log(lane, taking.operation,
+                                 {.first = first, .count = taking.count, .word = taking.queue}, taking.cell);
   if (taking.operation == LaneOperation::take_units)
     crash_point("slab.cut.logged");
   else
@@ -299,12 +298,8 @@ void free_run(const LaneView& lane, const BlockView& block, std::uint32_t cell) 
   const auto& segment = *lane.segment;
   const auto generation = truth::Generation::get(block.low);
   const auto count = block.bytes / unit_bytes;
-  open_log(lane, LaneOperation::free_run,
-           {.first = block.unit,
-            .count = count,
-            .cell = cell,
-            .handle = segment.split().make(generation, block.unit, 0).value,
-            .word = block.unit_word});
+  open_log(lane, LaneOperation::free_run, {.first = block.unit, .count = count, .word = block.unit_word},
+           cell, segment.split().make(generation, block.unit, 0));
   crash_point("run.free.logged");
   store(block.word->low, truth::make(generation, 0, BlockState::freeing), release);
   crash_point("run.free.freeing");
@@ -340,7 +335,7 @@ void finish_operation(const LaneView& lane, StoragePublished storage_published) 
   const auto count = load(log.count, relaxed);
   const auto cell = static_cast<std::uint32_t>(load(log.cell, relaxed));
   const auto units = segment.units_committed();
-  if (first < units && count != 0 && count <= units - first) {
+  if (is_of_units(load(log.operation, relaxed)) && first < units && count != 0 && count <= units - first) {
     switch (static_cast<LaneOperation>(load(log.operation, relaxed))) {
       case LaneOperation::take_units: roll_back(lane, first, count, sequence); break;
       case LaneOperation::take_run: finish_take_run(lane, first, count, cell, sequence); break;

@@ -241,7 +241,7 @@ TEST_CASE("shared: an operation whose tag was removed is decided by who removed 
   CHECK(is_sound(rig.segment()));
 
   // The same log, one operation later: it has not happened, whatever others have seen of earlier ones.
-  open_log(view, LaneOperation::clone, {.cell = 40, .handle = block.handle.value});
+  open_log(view, LaneOperation::clone, 40, block.handle);
   CHECK_FALSE(open_cell(view).differs);
   must(rig.heap().release(must(rig.heap().clone(block))));
   CHECK_FALSE(open_cell(view).differs);
