@@ -110,7 +110,7 @@ void drive_creation(const DriveOptions& options, Progress& progress) {
     directory.path().copy(progress.directory, sizeof progress.directory - 1);
     const auto path = directory.file("new");
     const auto creator = start_creator(path);
-    const auto steps = instructions * (i + 1) / options.kills;
+    const auto steps = instructions * (i + 1) / (options.kills + 1);
     while (creator->steps() < steps && creator->step()) continue;
     creator->kill();
     tell(judge_death(path), *creator);

@@ -88,7 +88,7 @@ class Driver {
       Scene scene(operation_, &progress_);
       Image image(scene.survivor.segment(), operation_.writes_blocks);
       Judge judge(operation_, scene.survivor);
-      step_to_state(*scene.actor, image, kills == 1 ? 0 : i * (states - 1) / (kills - 1));
+      step_to_state(*scene.actor, image, kills == 1 ? states / 2 : i * (states - 1) / (kills - 1));
       scene.actor->kill();
       told(std::string(operation_.name), judge.judge_alive(), *scene.actor, &image);
       ++progress_.recovered;
@@ -147,11 +147,12 @@ class Driver {
     if (image.unseen_change()) told(label, {"bytes changed that are not watched: see Image"}, actor, &image);
   }
 
+  // Of the first instructions: a sample is to be quick.
   std::uint64_t middle_state() const {
     Scene scene(operation_, &progress_);
     Image image(scene.survivor.segment(), operation_.writes_blocks);
     std::uint64_t states = 0;
-    while (scene.actor->step())
+    while (scene.actor->steps() < 20'000 && scene.actor->step())
       if (image.changed()) ++states;
     return (states + 1) / 2;
   }

@@ -114,7 +114,7 @@ int main_of(int argc, char** argv) {
   options.keep_in = std::filesystem::temp_directory_path();
   app.add_flag("--short", options.is_short, "at most a minute: a sample of the states of long operations");
   app.add_option("--operation", wanted, "only this one; can be repeated");
-  app.add_option("--kills", kills, "real deaths per operation (default 24; 2 if short)");
+  app.add_option("--kills", kills, "real deaths per operation (default 24; 1 if short)");
   app.add_option("--keep-in", options.keep_in, "directory for damaged states");
   app.add_flag("--list", list, "print the operations and end");
   app.footer(
@@ -137,7 +137,7 @@ int main_of(int argc, char** argv) {
     fmt::print(stderr, "instructions: there is no such operation, --list names them\n");
     return 2;
   }
-  if (kills != 0 || options.is_short) options.kills = kills != 0 ? kills : 2;
+  if (kills != 0 || options.is_short) options.kills = kills != 0 ? kills : 1;
   try {
     try_tracing();
   } catch (const TracingForbidden& reason) {

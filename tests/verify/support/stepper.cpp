@@ -90,7 +90,6 @@ Stepper::Stepper(const std::function<void(const StepMarks&)>& body) {
     kill();
     throw TracingForbidden(reason);
   }
-  read_address();
 }
 
 Stepper::~Stepper() { kill(); }
@@ -108,11 +107,13 @@ void Stepper::wait_for_stop() {
   pid_ = -1;
 }
 
-void Stepper::read_address() {
+std::uint64_t Stepper::next_address() const noexcept {
 #if defined(__x86_64__)
-  next_address_ =
-      static_cast<std::uint64_t>(::ptrace(PTRACE_PEEKUSER, pid_, offsetof(user_regs_struct, rip), nullptr));
+  if (pid_ > 0)
+    return static_cast<std::uint64_t>(
+        ::ptrace(PTRACE_PEEKUSER, pid_, offsetof(user_regs_struct, rip), nullptr));
 #endif
+  return killed_at_;
 }
 
 bool Stepper::step() {
@@ -122,15 +123,14 @@ bool Stepper::step() {
   if (::ptrace(PTRACE_SINGLESTEP, pid_, nullptr, signal) != 0)
     throw TracingForbidden(fmt::format("ptrace(PTRACE_SINGLESTEP): {}", std::strerror(errno)));
   wait_for_stop();
-  last_address_ = next_address_;
   if (pid_ < 0) return false;
   ++steps_;
-  read_address();
   return true;
 }
 
 void Stepper::kill() {
   if (pid_ < 0) return;
+  killed_at_ = next_address();
   ::kill(pid_, SIGKILL);
   for (int status = 0;;) {
     const auto reaped = ::waitpid(pid_, &status, 0);

@@ -50,9 +50,10 @@ class Stepper {
   void kill();
 
   std::uint64_t steps() const noexcept { return steps_; }
-  /// Of the instruction that the next step executes, and of the last one that was executed.
-  std::uint64_t next_address() const noexcept { return next_address_; }
-  std::uint64_t last_address() const noexcept { return last_address_; }
+  /// Of the instruction that the next step executes; of a tracee that was killed, would have executed.
+  std::uint64_t next_address() const noexcept;
+  /// Inside of the instruction before that one, which the last step executed if it was no jump.
+  std::uint64_t last_address() const noexcept { return next_address() - 1; }
   pid_t pid() const noexcept { return pid_; }
   /// The tracee is gone without having passed end(): how is in `how_it_ended()`.
   bool ended() const noexcept { return pid_ < 0 && !killed_; }
@@ -60,15 +61,13 @@ class Stepper {
 
  private:
   void wait_for_stop();
-  void read_address();
 
   test::SharedWithChildren<std::atomic<std::uint32_t>> done_;
   pid_t pid_ = -1;
   bool killed_ = false;
   int stopped_by_ = 0;
   std::uint64_t steps_ = 0;
-  std::uint64_t next_address_ = 0;
-  std::uint64_t last_address_ = 0;
+  std::uint64_t killed_at_ = 0;
   std::string how_;
 };
 
