@@ -1,6 +1,6 @@
 // A crash scenario: what a victim does to a segment in which others live. It is run once unharmed to learn the
 // crash points that it passes, then again and again, killed at each; after every death the survivors recover
-// and the segment is compared with the model in census.hpp and with the victim's journal.
+// and the segment is compared with the model in model.hpp and with the victim's journal.
 //
 // The victim counts in its journal what it finished. Together with the point at which it died that says
 // exactly which messages must be in the stream.
@@ -10,7 +10,7 @@
 #include "ipc/stream.hpp"
 #include "tests/support/child.hpp"
 #include "tests/support/crash.hpp"
-#include "tests/support/temp_segment.hpp"
+#include "tests/support/survivor.hpp"
 
 #include <atomic>
 #include <cstdint>
@@ -18,7 +18,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace sluice::test {
@@ -29,20 +28,14 @@ struct Journal {
   std::atomic<std::uint64_t> popped{0};
 };
 
-/// The survivors' side: a process that has joined, holds a few blocks, and created the stream `stream_name`.
-class Stage {
+/// The survivors' side, and what the victims tell it.
+class Stage : public Survivor {
  public:
-  explicit Stage(std::uint64_t units);
+  explicit Stage(std::uint64_t units) : Survivor({.segment = small_options(units)}) {}
 
-  const std::string& path() const noexcept { return file.path(); }
   /// Push `count` numbered messages as this process.
   void push(std::uint64_t count);
 
-  TempSegment file;
-  Session session;
-  std::unique_ptr<Lane> lane;
-  std::vector<std::pair<Reference, std::uint64_t>> kept;  // with the seed of its pattern
-  QueueId stream;
   SharedWithChildren<Journal> journal;
 };
 
@@ -56,9 +49,6 @@ struct Scenario {
   bool acknowledges = false;  // its pops are part of acknowledge(): a death in the release follows the pop
 };
 
-inline constexpr std::string_view stream_name = "numbers";
-inline constexpr std::uint32_t stream_capacity = 16;
-
 /// What a victim begins with.
 struct Victim {
   explicit Victim(const std::string& path, const LaneOptions& options = {.cells = 4096});
@@ -69,12 +59,9 @@ struct Victim {
   std::unique_ptr<Lane> lane;
 };
 
-/// Push the message numbered by the stream's tail: a block of `bytes` with its pattern, or no block for 0.
-/// A shared one is cloned once, and its other reference released: it stays marked as shared.
+/// Push the next numbered message and say so in the journal.
 void push_numbered(Lane& lane, StreamProducer& producer, Journal& journal, std::size_t bytes,
                    bool shared = false);
-/// Whether a message and its block are those of `number`.
-bool is_numbered(const Segment& segment, const Message& message, std::uint64_t number);
 
 /// false, with a warning that says why, in builds without crash points.
 bool crashes_can_be_tested();
