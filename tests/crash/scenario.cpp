@@ -5,7 +5,11 @@
 
 #include <catch2/catch.hpp>
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <csignal>
+#include <cstdlib>
 
 namespace sluice::test {
 
@@ -13,10 +17,27 @@ namespace {
 
 // Under a sanitizer a fork costs thirty times as much: there every seventh pair is taken.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::size_t pair_step = 7;
+constexpr std::size_t pair_step_default = 7;
 #else
-constexpr std::size_t pair_step = 1;
+constexpr std::size_t pair_step_default = 1;
 #endif
+
+std::size_t step_from(const char* variable, std::size_t otherwise) {
+  const char* text = std::getenv(variable);
+  return text == nullptr ? otherwise : std::strtoul(text, nullptr, 10);
+}
+
+// What was survived, said at the end where tests/verify/points asks for it.
+struct Tally {
+  std::size_t deaths = 0, pairs = 0, triples = 0;
+  std::vector<bool> points = std::vector<bool>(crash_point_names.size());
+
+  ~Tally() {
+    if (std::getenv("SLUICE_CRASH_TALLY") == nullptr) return;
+    fmt::print("points: {} of {} points, {} deaths, {} pairs, {} triples",
+               std::count(points.begin(), points.end(), true), points.size(), deaths, pairs, triples);
+  }
+} tally;
 
 bool is_one_of(std::string_view point, std::initializer_list<std::string_view> points) {
   return std::find(points.begin(), points.end(), point) != points.end();
@@ -93,6 +114,8 @@ void survive_crash(const Scenario& scenario, std::string_view point, std::uint64
   scenario.prepare(stage);
   const auto ended = run_victim(stage, scenario, point, nth);
   REQUIRE(ended.signal == SIGKILL);  // else the point was not reached
+  tally.points[crash_point_index(point)] = true;
+  ++tally.deaths;
   check_recovered(stage, scenario, point);
 }
 
@@ -102,6 +125,20 @@ void survive_pair(const Scenario& scenario, std::string_view point, std::string_
   scenario.prepare(stage);
   REQUIRE(run_victim(stage, scenario, point, 1).signal == SIGKILL);
   recover_in_child(stage, [&] { kill_self_at(point_of_recovery); });
+  ++tally.pairs;
+  check_recovered(stage, scenario, point);
+}
+
+// The recoverer of the recoverer is killed too.
+void survive_triple(const Scenario& scenario, std::string_view point, std::string_view second,
+                    std::string_view third) {
+  CAPTURE(scenario.name, point, second, third);
+  Stage stage(scenario.units);
+  scenario.prepare(stage);
+  REQUIRE(run_victim(stage, scenario, point, 1).signal == SIGKILL);
+  recover_in_child(stage, [&] { kill_self_at(second); });
+  recover_in_child(stage, [&] { kill_self_at(third); });
+  ++tally.triples;
   check_recovered(stage, scenario, point);
 }
 
@@ -156,14 +193,22 @@ void survive_every_crash(const Scenario& scenario) {
 
 void survive_every_pair_of_crashes(const Scenario& scenario) {
   if (!crashes_can_be_tested()) return;
+  static const auto pair_step = step_from("SLUICE_CRASH_PAIR_STEP", pair_step_default);
+  static const auto triple_step = step_from("SLUICE_CRASH_TRIPLE_STEP", 0);
   const auto passes = passes_of(scenario);
-  std::size_t pairs = 0;
+  std::size_t pairs = 0, triples = 0;
   for (std::size_t point = 0; point < passes.size(); ++point) {
     if (passes[point] == 0) continue;
     const auto of_recovery = passes_of_recovery(scenario, crash_point_names[point]);
-    for (std::size_t second = 0; second < of_recovery.size(); ++second)
-      if (of_recovery[second] != 0 && pairs++ % pair_step == 0)
+    for (std::size_t second = 0; second < of_recovery.size(); ++second) {
+      if (of_recovery[second] == 0) continue;
+      if (pairs++ % pair_step == 0)
         survive_pair(scenario, crash_point_names[point], crash_point_names[second]);
+      for (std::size_t third = 0; third < of_recovery.size() && triple_step != 0; ++third)
+        if (of_recovery[third] != 0 && triples++ % triple_step == 0)
+          survive_triple(scenario, crash_point_names[point], crash_point_names[second],
+                         crash_point_names[third]);
+    }
   }
 }
 

@@ -68,7 +68,9 @@ bool crashes_can_be_tested();
 
 /// Kill the victim at each point it passes, at its first and second passing, and check after each.
 void survive_every_crash(const Scenario& scenario);
-/// Kill the victim at each point, then the one who recovers it at each point, then check.
+/// Kill the victim at each point, then the one who recovers it at each point, then check. Environment, for
+/// tests/verify/points: SLUICE_CRASH_PAIR_STEP takes every nth pair, SLUICE_CRASH_TRIPLE_STEP (0: none) every
+/// nth triple, in which the recoverer of the recoverer is killed as well; SLUICE_CRASH_TALLY prints the counts.
 void survive_every_pair_of_crashes(const Scenario& scenario);
 /// The number of times that an unharmed victim passes each point.
 std::vector<std::uint64_t> passes_of(const Scenario& scenario);
