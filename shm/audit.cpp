@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <unordered_set>
 
 namespace sluice {
 
@@ -186,12 +187,14 @@ class Walk {
     switch (truth::State::get(low)) {
       case static_cast<std::uint64_t>(BlockState::freeing): ++report_.counts.blocks_freeing; break;
       case static_cast<std::uint64_t>(BlockState::retired): ++report_.counts.blocks_retired; break;
+      case static_cast<std::uint64_t>(BlockState::quarantined): ++report_.counts.blocks_quarantined; break;
       case static_cast<std::uint64_t>(BlockState::free): break;
       default:
-        violation(key_of(unit, slot, 0), "block {}:{}: state {}, expected at most 3", unit, slot,
+        violation(key_of(unit, slot, 0), "block {}:{}: state {}, expected at most 4", unit, slot,
                   truth::State::get(low));
     }
-    if (truth::Flags::get(low) != 0)
+    const auto allowed = truth::state(low) == BlockState::freeing ? truth::flag_io : 0;
+    if ((truth::Flags::get(low) & ~allowed) != 0)
       violation(key_of(unit, slot, 0), "block {}:{}: not live, but has flags {:#x}", unit, slot,
                 truth::Flags::get(low));
     tag(unit, slot);
@@ -242,7 +245,11 @@ class Walk {
       live(unit, 0, low, (last - unit + 1) * unit_bytes);
     } else {
       not_live(unit, 0, low);
-      tagged_by_open_operation(unit, word, "head of a run that is not live");
+      // Given up by the last of several holders, the cell leads to it until the log of the free is open.
+      if (truth::state(low) == BlockState::freeing && !in_open_operation(unit))
+        freeing_runs_.insert(key_of(unit, 0, truth::Generation::get(low)));
+      else if (truth::state(low) != BlockState::quarantined)
+        tagged_by_open_operation(unit, word, "head of a run that is not live");
     }
     return last;
   }
@@ -293,8 +300,9 @@ class Walk {
       return;
     }
     const auto view = locate(segment_, handle);
-    if (view.word != nullptr && truth::state(view.low) == BlockState::live &&
-        truth::Generation::get(view.low) == split.generation(handle))
+    if (view.word == nullptr || truth::Generation::get(view.low) != split.generation(handle)) return;
+    if (truth::state(view.low) == BlockState::freeing) freeing_runs_.erase(handle.value);
+    if (truth::state(view.low) == BlockState::live)
       refer(handle, fmt::format("lane {} cell {}", lane, index));
   }
 
@@ -308,6 +316,9 @@ class Walk {
   }
 
   void counts() {
+    for (const auto handle : freeing_runs_)
+      violation(handle, "unit {}: head of a run that is being freed, but no cell or operation leads to it",
+                segment_.split().unit({handle}));
     for (const auto& [handle, block] : blocks_) {
       const auto count = truth::Count::get(block.low);
       const auto held = block.references + ((truth::Flags::get(block.low) & truth::flag_epoch) != 0 ? 1 : 0);
@@ -323,6 +334,7 @@ class Walk {
   const ReferenceSource* source_;
   AuditReport report_;
   std::unordered_map<std::uint64_t, BlockSeen> blocks_;
+  std::unordered_set<std::uint64_t> freeing_runs_;
 };
 
 }  // namespace

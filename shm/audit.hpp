@@ -33,6 +33,7 @@ struct AuditCounts {
   std::uint64_t block_bytes_live = 0;  // capacity
   std::uint64_t blocks_freeing = 0;
   std::uint64_t blocks_retired = 0;
+  std::uint64_t blocks_quarantined = 0;
   std::uint64_t references = 0;  // in cells and queues
   std::uint64_t cells_used = 0;
   std::uint64_t lanes_active = 0;

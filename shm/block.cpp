@@ -1,6 +1,7 @@
 #include "shm/block.hpp"
 
 #include "shm/crash_point.hpp"
+#include "shm/isolation.hpp"
 #include "shm/shared.hpp"
 #include "shm/units.hpp"
 
@@ -97,15 +98,27 @@ void drop_reference(const LaneView& lane, std::uint32_t index) noexcept {
     return;
   }
   const bool own_slab = !view.is_run && lane.owns(view.unit_word);
-  auto state = truth::state(view.low);
-  if (state == BlockState::live && (truth::Flags::get(view.low) & truth::flag_shared) != 0) {
-    state = drop_shared(lane, *view.word, handle, index, own_slab) == Dropped::freeing
-                ? BlockState::freeing
-                : BlockState::free;  // as to this cell
+  if (truth::state(view.low) == BlockState::live) {
+    const auto flags = truth::Flags::get(view.low);
+    if ((flags & truth::flag_shared) != 0) {
+      if (drop_shared(lane, *view.word, handle, index, own_slab) != Dropped::freeing) {
+        clear_cell(cell);
+        return;
+      }
+    } else if ((flags & truth::flag_io) != 0) {
+      store(view.word->low, truth::make(generation, 0, BlockState::freeing, truth::flag_io), release);
+      crash_point("block.isolate.begun");
+    }
+    view.low = load(view.word->low, acquire);
   }
+  const auto state = truth::state(view.low);
   if (state != BlockState::live && state != BlockState::freeing) {
     clear_cell(cell);
     return;
+  }
+  if (state == BlockState::freeing && (truth::Flags::get(view.low) & truth::flag_io) != 0) {
+    if (!isolate_or_quarantine(lane, view, index)) return;
+    view.low = load(view.word->low, acquire);
   }
   if (view.is_run) {
     free_run(lane, view, index);

@@ -110,8 +110,10 @@ struct SegmentControl {
   alignas(64) std::uint64_t orphan_generation;
   // The checkpoint gate; nobody writes it yet.
   alignas(64) std::uint64_t gate;
+  // Hint: blocks in quarantine; never less than there are.
+  alignas(64) std::uint64_t quarantined;
 };
-static_assert(sizeof(SegmentControl) == 320);
+static_assert(sizeof(SegmentControl) == 384);
 static_assert(offsetof(SegmentControl, free_unit_hint) == 64);
 static_assert(offsetof(SegmentControl, run_claimer) == 128);
 static_assert(offsetof(SegmentControl, orphan_generation) == 192);

@@ -148,6 +148,7 @@ Status Heap::release(Reference reference) noexcept {
   const auto found = load(low, relaxed);
   if (found != truth::make(generation, 1, BlockState::live)) [[unlikely]] {
     if ((truth::Flags::get(found) & truth::flag_shared) != 0) return release_shared(reference);
+    if ((truth::Flags::get(found) & truth::flag_io) != 0) return Status::busy;
     return Status::stale;  // released as another lane's, before this one adopted the slab
   }
   const auto word = freed_word(generation, split_);
@@ -177,6 +178,7 @@ Status Heap::release_elsewhere(Reference reference) noexcept {
   if (!found) return found.error();  // FREEING: released before, and not flagged yet
   const auto& block = *found;
   if ((truth::Flags::get(block.low) & truth::flag_shared) != 0) return release_shared(reference);
+  if ((truth::Flags::get(block.low) & truth::flag_io) != 0) return Status::busy;
   if (block.is_run) {
     free_run(lane_, block, reference.cell);
     free_cells_.push(reference.cell);

@@ -61,6 +61,7 @@ class Heap {
   /// Give up a reference. The block of another lane's slab is flagged to its owner in batches: see flush().
   ///
   /// errors   stale  the cell does not hold this handle: released before, or never ours; nothing changed
+  ///          busy   begin_io() without end_io(); nothing changed
   Status release(Reference reference) noexcept;
 
   /// Another reference to a block that this lane holds.
@@ -84,8 +85,15 @@ class Heap {
   ///          no_cell, overflow
   std::expected<Reference, Status> look_up(Handle handle) noexcept;
 
+  /// Tell that a device is about to write into the block, or read it, by direct I/O, and that it is done. If the
+  /// holder dies in between, the block's pages are replaced before it is handed out again; a block smaller than
+  /// 4 KiB is set aside instead, until the machine restarts. One operation at a time.
+  /// errors  stale. While it lasts, release(), own() and resize() of an unshared block are refused: busy
+  Status begin_io(Reference reference) noexcept;
+  Status end_io(Reference reference) noexcept;
+
   /// The bytes of a block that nobody else holds or can find, to be changed in place: take, modify, publish.
-  /// errors  stale; shared  others hold it, or it is findable
+  /// errors  stale; shared  others hold it, or it is findable; busy  a device has it
   std::expected<std::span<std::byte>, Status> own(Reference reference) const noexcept;
 
   /// Move a block that nobody else holds to one of at least `bytes` bytes; the contents are kept as far as they
@@ -170,6 +178,8 @@ class Heap {
   Status release_elsewhere(Reference reference) noexcept;
   Status release_shared(Reference reference) noexcept;
   Status finish_release(Reference reference) noexcept;
+  Status change_flags(Reference reference, std::uint64_t set, std::uint64_t clear) noexcept;
+  void lift_quarantine() noexcept;
   TruthWord& held_word(Handle handle) const noexcept;
   std::expected<Reference, Status> add_reference(TruthWord& word, Handle handle,
                                                  bool needs_findable) noexcept;

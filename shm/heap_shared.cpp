@@ -1,6 +1,7 @@
-// Blocks with several holders, and those that may not have any: clone, look-up, the last drop, ownership, resize.
+// Blocks with several holders, and what only a sole holder may do: clone, look-up, last drop; own, resize.
 #include "shm/crash_point.hpp"
 #include "shm/heap.hpp"
+#include "shm/isolation.hpp"
 #include "shm/shared.hpp"
 
 #include <algorithm>
@@ -37,24 +38,6 @@ std::expected<Reference, Status> Heap::look_up(Handle handle) noexcept {
   return add_reference(*found->word, handle, true);
 }
 
-Status Heap::make_findable(Reference reference) noexcept {
-  if (!holds(reference)) return Status::stale;
-  const auto found = find_block(*lane_.segment, reference.handle);
-  if (!found) return found.error();
-  auto& word = *found->word;
-  constexpr auto flags = truth::Flags::make(truth::flag_shared | truth::flag_findable);
-  auto low = found->low;
-  if ((truth::Flags::get(low) & truth::flag_shared) == 0) {
-    store(word.low, low | flags, sluice::release);  // the sole holder's still
-  } else {
-    // The tag stays: it is not this lane's to remove, and nothing is counted.
-    for (auto tag = load(word.tag, acquire); !cas_wide(word.low, word.tag, low, tag, low | flags, tag);)
-      continue;
-  }
-  crash_point("block.share.findable");
-  return Status::ok;
-}
-
 Status Heap::release_shared(Reference reference) noexcept {
   auto& word = held_word(reference.handle);
   auto& slab = slabs_[split_.unit(reference.handle)];
@@ -74,10 +57,22 @@ Status Heap::release_shared(Reference reference) noexcept {
 // Its last reference was dropped here: the block is FREEING, and the cell keeps it until its memory is given back.
 Status Heap::finish_release(Reference reference) noexcept {
   const auto block = locate(*lane_.segment, reference.handle);
-  if (block.is_run) {
+  auto& slab = slabs_[block.unit];
+  if ((truth::Flags::get(block.low) & truth::flag_io) != 0 &&
+      !isolate_or_quarantine(lane_, block, reference.cell)) {
+    free_cells_.push(reference.cell);
+  } else if (block.is_run) {
     free_run(lane_, block, reference.cell);
     free_cells_.push(reference.cell);
     count_up(lane_.row->counters.frees_local);
+  } else if (slab.truth != nullptr) {
+    const auto word = freed_word(split_.generation(reference.handle), split_);
+    store(block.word->low, word, sluice::release);
+    crash_point("block.free_local.freed");
+    store(lane_.cells[reference.cell].handle, 0, sluice::release);
+    free_cells_.push(reference.cell);
+    count_up(lane_.row->counters.frees_local);
+    slot_over(slab, block.slot, word);
   } else {
     add_pending(reference, block);
   }
@@ -88,6 +83,7 @@ std::expected<std::span<std::byte>, Status> Heap::own(Reference reference) const
   if (!holds(reference)) return std::unexpected(Status::stale);
   const auto found = find_block(*lane_.segment, reference.handle);
   if (!found) return std::unexpected(found.error());
+  if ((truth::Flags::get(found->low) & truth::flag_io) != 0) return std::unexpected(Status::busy);
   if (truth::Count::get(found->low) != 1 || (truth::Flags::get(found->low) & truth::flag_findable) != 0)
     return std::unexpected(Status::shared);
   return found->span();

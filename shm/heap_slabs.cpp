@@ -135,7 +135,7 @@ std::uint32_t Heap::harvest(Slab& slab) noexcept {
       if (slot >= slab.slots) break;  // stray, from when the unit was cut otherwise
       auto& low = truth_word(slab, slot).low;
       const auto found = load(low, acquire);
-      if (truth::state(found) != BlockState::freeing) continue;  // stray
+      if (!truth::is_given_up(found)) continue;  // stray
       const auto freed = freed_word(truth::Generation::get(found), split_);
       store(low, freed, sluice::release);
       crash_point("block.harvest.freed");
@@ -212,6 +212,7 @@ Heap::Slab* Heap::adopt_orphan(std::uint32_t size_class) noexcept {
 // `size_class` class_count_max nothing is wanted but free units.
 Heap::Slab* Heap::last_resort(std::uint32_t size_class) noexcept {
   const auto& segment = *lane_.segment;
+  if (load(segment.control().quarantined, relaxed) != 0) lift_quarantine();
   for (std::uint32_t each = 0; each < classes_->count(); ++each) {
     for (auto left = full_[each].count; left != 0; --left) {
       auto& slab = slabs_[full_[each].head];
@@ -264,7 +265,7 @@ Heap::Slab& Heap::rebuild(std::uint32_t unit, std::uint32_t size_class) noexcept
   for (std::uint32_t slot = 0; slot < slab.slots; ++slot) {
     auto& low = truth_word(slab, slot).low;
     auto found = load(low, acquire);
-    if (truth::state(found) == BlockState::freeing) {  // the bit may be lost; the owner needs none
+    if (truth::is_given_up(found)) {  // the bit may be lost; the owner needs none
       found = freed_word(truth::Generation::get(found), split_);
       store(low, found, sluice::release);
     }

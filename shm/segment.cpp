@@ -1,6 +1,7 @@
 #include "shm/segment.hpp"
 
 #include "shm/crash_point.hpp"
+#include "shm/isolation.hpp"
 #include "shm/sidecar.hpp"
 
 #include <fmt/format.h>
@@ -249,7 +250,10 @@ Expected<Segment> Segment::open(const std::string& path) {
   if (foreign()) {
     auto claimed = claim_sidecar(sidecar_name, info.st_mode & 0777);
     if (!claimed) return std::unexpected(claimed.error());
-    if (foreign()) adopt_identity(segment.identity(), make_identity(info, claimed->file));
+    if (foreign()) {
+      lift_after_reboot(segment);
+      adopt_identity(segment.identity(), make_identity(info, claimed->file));
+    }
   }
   auto sidecar = open_sidecar(sidecar_name, false);
   if (!sidecar)

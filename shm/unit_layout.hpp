@@ -57,8 +57,9 @@ static_assert(std::is_trivially_copyable_v<UnitDescriptor>);
 enum class BlockState : std::uint8_t {
   free = 0,
   live = 1,
-  freeing = 2,  // given up by its last holder; the owner of the slab makes it free
-  retired = 3,  // its generations are used up; never handed out again
+  freeing = 2,      // given up by its last holder; the owner of the slab makes it free
+  retired = 3,      // its generations are used up; never handed out again
+  quarantined = 4,  // nobody holds it, but a device may still write into it
 };
 
 /// The fields of TruthWord::low. A free slot holds the generation it will be handed out in (0 means 1).
@@ -71,7 +72,8 @@ using Generation = BitField<24, 40>;
 inline constexpr std::uint64_t flag_shared = 1;  // changed by 16-byte CAS only, until it is free
 inline constexpr std::uint64_t flag_epoch = 2;
 inline constexpr std::uint64_t flag_findable = 4;  // who holds no reference may clone it by its handle
-inline constexpr std::uint64_t flags_known = flag_shared | flag_epoch | flag_findable;
+inline constexpr std::uint64_t flag_io = 8;        // a device may be writing into it
+inline constexpr std::uint64_t flags_known = flag_shared | flag_epoch | flag_findable | flag_io;
 
 constexpr std::uint64_t make(std::uint64_t generation, std::uint64_t count, BlockState state,
                              std::uint64_t flags = 0) noexcept {
@@ -79,6 +81,10 @@ constexpr std::uint64_t make(std::uint64_t generation, std::uint64_t count, Bloc
          Flags::make(flags);
 }
 constexpr BlockState state(std::uint64_t low) noexcept { return static_cast<BlockState>(State::get(low)); }
+/// Whether the owner of the slab may make the slot free: FREEING, and no device has it.
+constexpr bool is_given_up(std::uint64_t low) noexcept {
+  return state(low) == BlockState::freeing && (Flags::get(low) & flag_io) == 0;
+}
 /// The generation that the next allocation of a free slot takes.
 constexpr std::uint64_t next_generation(std::uint64_t low) noexcept {
   const auto generation = Generation::get(low);

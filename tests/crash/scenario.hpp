@@ -82,6 +82,7 @@ std::vector<Scenario> join_scenarios();
 std::vector<Scenario> queue_scenarios();
 std::vector<Scenario> stream_scenarios();
 std::vector<Scenario> shared_scenarios();
+std::vector<Scenario> io_scenarios();
 std::vector<Scenario> recovery_scenarios();
 
 }  // namespace sluice::test

@@ -143,10 +143,35 @@ std::uint64_t capacity_for(Lane& lane, std::size_t bytes) {
   return taken.size();
 }
 
+namespace {
+
+// Slots of a slab that are set aside; the rest of the slab stays usable, for its class.
+std::uint64_t quarantined_in(const Segment& segment, std::uint64_t unit) {
+  const auto word = segment.unit(unit).word;
+  if (unit >= segment.units_committed() || unit_word::state(word) != UnitState::slab) return 0;
+  std::uint64_t count = 0;
+  for (std::uint32_t slot = 0;
+       slot < segment.classes().slots(static_cast<std::uint32_t>(unit_word::Class::get(word))); ++slot)
+    if (truth::state(segment.truth_word(unit, slot).low) == BlockState::quarantined) ++count;
+  return count;
+}
+
+}  // namespace
+
 std::uint64_t capacity_expected(const Segment& segment, std::size_t bytes) {
-  const auto units = segment.geometry().units_max - take_census(segment).storage_units;
-  if (bytes > slab_block_bytes_max) return units / ((bytes + unit_bytes - 1) / unit_bytes);
-  return units * segment.classes().slots(segment.classes().class_of(bytes));
+  auto units = segment.geometry().units_max - take_census(segment).storage_units;
+  const bool is_run = bytes > slab_block_bytes_max;
+  std::uint64_t beside = 0;  // slots beside those that are set aside
+  for (std::uint64_t unit = 0; unit < segment.units_committed(); ++unit) {
+    const auto quarantined = quarantined_in(segment, unit);
+    if (quarantined == 0) continue;
+    --units;
+    const auto size_class = static_cast<std::uint32_t>(unit_word::Class::get(segment.unit(unit).word));
+    if (!is_run && size_class == segment.classes().class_of(bytes))
+      beside += segment.classes().slots(size_class) - quarantined;
+  }
+  if (is_run) return units / ((bytes + unit_bytes - 1) / unit_bytes);
+  return units * segment.classes().slots(segment.classes().class_of(bytes)) + beside;
 }
 
 std::uint64_t longest_stretch(const Segment& segment) {
@@ -154,12 +179,13 @@ std::uint64_t longest_stretch(const Segment& segment) {
   std::uint64_t stretch = 0;
   for (std::uint64_t unit = 0; unit < segment.geometry().units_max; ++unit) {
     const bool committed = unit < segment.units_committed();
-    if (!committed || unit_word::state(segment.unit(unit).word) != UnitState::storage) {
+    const bool usable = !committed || unit_word::state(segment.unit(unit).word) != UnitState::storage;
+    if (usable && quarantined_in(segment, unit) == 0) {
       longest = std::max(longest, ++stretch);
       continue;
     }
     stretch = 0;
-    unit += segment.unit(unit).run_units - 1;
+    if (!usable) unit += segment.unit(unit).run_units - 1;
   }
   return longest;
 }

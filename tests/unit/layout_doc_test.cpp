@@ -67,7 +67,7 @@ Tables header_tables() {
       {"SegmentControl",
        {sizeof(C),
         {FIELD(C, units_committed), FIELD(C, free_unit_hint), FIELD(C, run_claimer),
-         FIELD(C, orphan_generation), FIELD(C, gate)}}},
+         FIELD(C, orphan_generation), FIELD(C, gate), FIELD(C, quarantined)}}},
       {"RegionKind",
        {0,
         {VALUE(K, identity), VALUE(K, checkpoints), VALUE(K, control), VALUE(K, runtime), VALUE(K, processes),
@@ -96,7 +96,7 @@ Tables unit_tables() {
       {"BlockState",
        {0,
         {VALUE(BlockState, free), VALUE(BlockState, live), VALUE(BlockState, freeing),
-         VALUE(BlockState, retired)}}},
+         VALUE(BlockState, retired), VALUE(BlockState, quarantined)}}},
       {"RemoteBits", {sizeof(RemoteBits), {FIELD(RemoteBits, words)}}},
   };
 }

@@ -78,6 +78,7 @@ class Walk {
         break;
       case BlockState::freeing: ++totals.freeing; break;
       case BlockState::retired: ++totals.retired; break;
+      case BlockState::quarantined: ++totals.quarantined; break;
       default: return;
     }
     if (!visit_) return;
@@ -136,6 +137,7 @@ std::string_view to_string(BlockState state) noexcept {
     case BlockState::live: return "live";
     case BlockState::freeing: return "freeing";
     case BlockState::retired: return "retired";
+    case BlockState::quarantined: return "quarantined";
   }
   return "invalid";
 }

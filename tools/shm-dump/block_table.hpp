@@ -11,7 +11,7 @@
 
 namespace sluice::tools {
 
-/// A block that is not free: live, freeing or retired.
+/// A block that is not free: live, freeing, retired or quarantined.
 struct BlockEntry {
   Handle handle;  // in the generation that the truth word names
   std::uint32_t unit = 0;
@@ -36,9 +36,10 @@ struct ClassTotals {
   std::uint64_t live_bytes = 0;
   std::uint64_t freeing = 0;
   std::uint64_t retired = 0;
+  std::uint64_t quarantined = 0;
 
   bool used() const noexcept { return slots != 0; }
-  std::uint64_t free() const noexcept { return slots - live - freeing - retired; }
+  std::uint64_t free() const noexcept { return slots - live - freeing - retired - quarantined; }
 };
 
 struct HeapTotals {

@@ -85,12 +85,13 @@ void print_summary(const HeapTotals& totals) {
                {"LIVE", Align::right},
                {"FREEING", Align::right},
                {"RETIRED", Align::right},
+               {"QUARANTINED", Align::right},
                {"FREE", Align::right},
                {"LIVE BYTES", Align::right}});
   const auto add = [&](const std::string& name, const ClassTotals& row) {
     if (row.used())
-      table.add({name, row.slabs, row.orphaned, row.slots, row.live, row.freeing, row.retired, row.free(),
-                 format_size(row.live_bytes)});
+      table.add({name, row.slabs, row.orphaned, row.slots, row.live, row.freeing, row.retired,
+                 row.quarantined, row.free(), format_size(row.live_bytes)});
   };
   for (const auto& row : totals.classes) add(format_size(row.bytes), row);
   add("runs", totals.runs);
@@ -136,9 +137,15 @@ void print_blocks(const Listing& listing) {
 }
 
 Json class_json(const ClassTotals& totals) {
-  return {{"slabs", totals.slabs}, {"orphaned", totals.orphaned},    {"slots", totals.slots},
-          {"live", totals.live},   {"freeing", totals.freeing},      {"retired", totals.retired},
-          {"free", totals.free()}, {"live_bytes", totals.live_bytes}};
+  return {{"slabs", totals.slabs},
+          {"orphaned", totals.orphaned},
+          {"slots", totals.slots},
+          {"live", totals.live},
+          {"freeing", totals.freeing},
+          {"retired", totals.retired},
+          {"quarantined", totals.quarantined},
+          {"free", totals.free()},
+          {"live_bytes", totals.live_bytes}};
 }
 
 Json holder_json(const Holder& holder, const std::vector<QueueEntry>& queues) {
@@ -185,6 +192,7 @@ void print_document(const Segment& segment, const Listing& listing) {
   document["runs"] = {{"live", runs.live},
                       {"freeing", runs.freeing},
                       {"retired", runs.retired},
+                      {"quarantined", runs.quarantined},
                       {"live_bytes", runs.live_bytes}};
   document["matching"] = listing.matching;
   auto& blocks = document["blocks"] = Json::array();

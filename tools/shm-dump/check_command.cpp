@@ -39,6 +39,7 @@ constexpr std::array named_counts = {
     NamedCount{"block_bytes_live", &AuditCounts::block_bytes_live},
     NamedCount{"blocks_freeing", &AuditCounts::blocks_freeing},
     NamedCount{"blocks_retired", &AuditCounts::blocks_retired},
+    NamedCount{"blocks_quarantined", &AuditCounts::blocks_quarantined},
     NamedCount{"references", &AuditCounts::references},
     NamedCount{"cells_used", &AuditCounts::cells_used},
     NamedCount{"lanes_active", &AuditCounts::lanes_active},

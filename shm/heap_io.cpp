@@ -1,0 +1,78 @@
+// Blocks in the hands of devices: marking them, and getting them back from quarantine.
+#include "shm/crash_point.hpp"
+#include "shm/heap.hpp"
+#include "shm/isolation.hpp"
+#include "shm/shared.hpp"
+
+namespace sluice {
+
+// Change flags of a live block that this lane holds; the count and the tag stay.
+Status Heap::change_flags(Reference reference, std::uint64_t set, std::uint64_t clear) noexcept {
+  if (!holds(reference)) return Status::stale;
+  auto& word = held_word(reference.handle);
+  auto low = load(word.low, acquire);
+  for (auto tag = load(word.tag, acquire);;) {
+    const auto flags = truth::Flags::get(low);
+    if (truth::state(low) != BlockState::live ||
+        truth::Generation::get(low) != split_.generation(reference.handle))
+      return Status::stale;
+    const auto changed = truth::Flags::set(low, (flags | set) & ~clear);
+    if ((flags & truth::flag_shared) == 0) {
+      store(word.low, changed, sluice::release);  // the sole holder's alone
+      return Status::ok;
+    }
+    // The tag is not this lane's to remove, and nothing is counted.
+    if (cas_wide(word.low, word.tag, low, tag, changed, tag)) return Status::ok;
+  }
+}
+
+Status Heap::make_findable(Reference reference) noexcept {
+  const auto status = change_flags(reference, truth::flag_shared | truth::flag_findable, 0);
+  if (status == Status::ok) crash_point("block.share.findable");
+  return status;
+}
+
+Status Heap::begin_io(Reference reference) noexcept {
+  const auto status = change_flags(reference, truth::flag_io, 0);
+  if (status == Status::ok) crash_point("block.io.begun");  // recovery: isolated at the last drop
+  return status;
+}
+
+Status Heap::end_io(Reference reference) noexcept { return change_flags(reference, 0, truth::flag_io); }
+
+// Try again what could not be isolated when its holder had died: by now the devices may be done.
+void Heap::lift_quarantine() noexcept {
+  const auto& segment = *lane_.segment;
+  auto& quarantined = segment.control().quarantined;
+  const auto units = segment.units_committed();
+  for (std::uint32_t unit = 0; unit < units && load(quarantined, relaxed) != 0; ++unit) {
+    const auto word = load(segment.unit(unit).word, acquire);
+    const auto size_class = static_cast<std::uint32_t>(unit_word::Class::get(word));
+    std::uint32_t slots = 0;
+    if (unit_word::state(word) == UnitState::run)
+      slots = 1;
+    else if (unit_word::state(word) == UnitState::slab && size_class < classes_->count() &&
+             classes_->bytes(size_class) >= page_bytes)
+      slots = classes_->slots(size_class);
+    for (std::uint32_t slot = 0; slot < slots; ++slot) {
+      auto& low = segment.truth_word(unit, slot).low;
+      auto found = load(low, acquire);
+      if (truth::state(found) != BlockState::quarantined || free_cells_.count == 0) continue;
+      const auto generation = truth::Generation::get(found);
+      const Reference reference{split_.make(generation, unit, slot), free_cells_.pop()};
+      auto& cell = lane_.cells[reference.cell];
+      store(cell.handle, reference.handle.value, sluice::release);
+      crash_point("block.quarantine.held");  // recovery: neither live nor being freed, so the cell is void
+      if (cas(low, found, truth::make(generation, 0, BlockState::freeing, truth::flag_io), acq_rel)) {
+        crash_point("block.quarantine.lifted");  // recovery: as at a last drop
+        fetch_add(quarantined, ~std::uint64_t{0}, relaxed);
+        (void)finish_release(reference);
+      } else {  // another lane was first
+        store(cell.handle, 0, sluice::release);
+        free_cells_.push(reference.cell);
+      }
+    }
+  }
+}
+
+}  // namespace sluice
