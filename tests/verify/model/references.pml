@@ -32,7 +32,7 @@
 #define CRASHES 2        /* of lanes and recoverers together */
 #endif
 #ifndef START
-#define START 2          /* 0: all blocks free; 1: block 0 is lane 2's alone; 2: block 0 is shared by all lanes */
+#define START 2          /* 0: all blocks free; 1: block 0 is lane 2's alone; 2: block 0 is shared by all lanes; 3: both are */
 #endif
 #ifndef COPIES
 #define COPIES 1         /* references that one clone makes: 1 or 2 */
@@ -75,6 +75,17 @@ typedef Word {           /* 128 bits: low {generation, count, state, SHARED}, hi
 
 typedef Cell { byte handle; byte aux };
 
+#define ROW_ALIVE      0
+#define ROW_RECOVERING 1
+#define ROW_FREE       2
+
+typedef Process {        /* one 64-bit word; process n has lane n */
+  byte state;
+  byte incarnation;
+  byte claimer;          /* the recoverer and its incarnation */
+  byte claimer_incarnation
+};
+
 typedef Row {            /* of a lane */
   byte sequence;         /* of the next logged operation */
   byte log_sequence;     /* the log is open while it equals sequence */
@@ -95,6 +106,10 @@ byte owner[BLOCKS];      /* the slab's lane; 0: adoptable */
 byte findable[BLOCKS];   /* a handle that look-up may find; set with SHARED, which is the earliest that is allowed */
 Row  lane[LANES + 1];
 
+#if RECOVERERS
+Process process[LANES + 1];
+#endif
+
 byte slot_handle[SLOTS];
 byte slot_stamp[SLOTS];  /* position of its message, plus 1 */
 byte tail;               /* the producer's */
@@ -106,6 +121,11 @@ byte operations = OPERATIONS;
 byte crashes = CRASHES;
 byte busy;               /* lanes in an operation, dead, or being recovered */
 hidden byte x, y, references;
+
+#if RECOVERERS           /* what the kernel knows: the incarnation that runs, 0 for none */
+byte running[LANES + 1];
+byte recoverer_running[RECOVERERS + 1];
+#endif
 
 /* A store, or the death that comes before it. */
 #define step(store) if :: store :: crashes > 0 -> crashes--; goto dead fi
@@ -169,14 +189,15 @@ inline check_quiet() {
   byte c, into;    /* the cell, and the cells to be filled: bit n for cell n */ \
   bit holder;      /* of a clone: the lane has a cell with the block */ \
   bit must_note;   /* the loaded tag is not in seen yet */ \
-  bit happened;    /* the CAS of the open log */ \
+  bit logged;      /* the log is open */ \
+  bit happened;    /* and its CAS was done */ \
   byte i; \
   bit recovering;  /* acts as a dead lane */
 
 inline forget() {
   d_step {
     w.generation = 0; w.count = 0; w.state = 0; w.shared = 0; w.lane = 0; w.seq = 0;
-    h = 0; b = 0; c = 0; into = 0; holder = 0; must_note = 0; happened = 0; i = 0
+    h = 0; b = 0; c = 0; into = 0; holder = 0; must_note = 0; logged = 0; happened = 0; i = 0
   }
 }
 
@@ -201,6 +222,9 @@ inline load_low() {
   }
 }
 
+#define handle_in(n) lane[me].cell[n].handle
+#define vacant(n)    (lane[me].cell[n].handle == 0)
+
 #define foreign_tag (w.lane != 0 && w.lane != me)
 
 /* Nobody else writes this lane's seen row, so whether it must be raised can be told now. */
@@ -217,11 +241,16 @@ inline load_tag() {
   }
 }
 
-/* TORN: the load is two loads of 64 bits. A CAS that fails returns all 128 bits at once. */
-#ifdef TORN
-#define load load_low() } atomic { load_tag()
+/* TORN: the load is two loads of 64 bits, in either order. A CAS that fails returns all 128 bits at once. */
+#if defined(TORN) && TORN == 1
+#define load load_low()
+#define rest_of_load atomic { load_tag() };
+#elif defined(TORN)
+#define load load_tag()
+#define rest_of_load atomic { load_low() };
 #else
 #define load load_low(); load_tag()
+#define rest_of_load
 #endif
 
 inline reload() {
@@ -242,8 +271,8 @@ inline note_tag() {
 /* What comes right after a CAS: nothing, but for two mutants, the first of which gives up atomicity for it. */
 #if defined(SEEN_LATE)
 #define chain
-#define after_cas(operation, cells) if :: atomic { foreign_tag && lane[me].seen[w.lane] < w.seq -> note_tag() } :: \
-                                          !(foreign_tag && lane[me].seen[w.lane] < w.seq) fi;
+#define untold (foreign_tag && lane[me].seen[w.lane] < w.seq)
+#define after_cas(operation, cells) if :: atomic { untold -> note_tag() } :: !untold fi;
 #elif defined(LOG_LATE)
 #define chain atomic
 #define after_cas(operation, cells) step(log_fields(operation, cells));
@@ -258,16 +287,24 @@ inline log_fields(operation, cells) {
   d_step { lane[me].log_operation = operation; lane[me].log_handle = h; lane[me].log_cells = cells }
 }
 
+/* Until it is open a log is not read: a death before that is one before the operation. */
 inline open_log(operation, cells) {
-#ifndef LOG_LATE
-  step(log_fields(operation, cells));
+#if !defined(LOG_LATE) && !defined(LOG_UNORDERED)
+  log_fields(operation, cells);
 #endif
-  step(lane[me].log_sequence = lane[me].sequence)
+  lane[me].log_sequence = lane[me].sequence;
+#ifdef LOG_UNORDERED     /* with the fields of the operation before */
+  step(log_fields(operation, cells))
+#endif
 }
 
 inline close_log() {
   step(lane[me].sequence++);
-  d_step { lane[me].log_sequence = 0; lane[me].log_operation = NOTHING; lane[me].log_handle = 0; lane[me].log_cells = 0 }
+#ifndef LOG_UNORDERED
+  d_step {
+    lane[me].log_sequence = 0; lane[me].log_operation = NOTHING; lane[me].log_handle = 0; lane[me].log_cells = 0
+  }
+#endif
 }
 
 /* ---- operations, by a lane or as a dead one ----------------------------------------------------------- */
@@ -296,8 +333,13 @@ inline empty_cell() {
                   (w.shared || holder))
 #endif
 
-inline clone() {         /* h into the cells `into` */
-  atomic { open_log(CLONE, into); load };
+inline open_clone() {
+  open_log(CLONE, into);
+  load
+}
+
+inline clone() {         /* h into the cells `into`, from where open_clone ends */
+  rest_of_load
   do
   :: atomic {
        !clonable ->
@@ -313,18 +355,22 @@ inline clone() {         /* h into the cells `into` */
        :: atomic {
             unchanged ->
             step(d_step {
-              W[b].count = w.count + copies; W[b].shared = 1; W[b].lane = me; W[b].seq = lane[me].sequence;
-              findable[b] = h })
+#ifndef CLONE_UNMARKED
+              W[b].shared = 1; findable[b] = h;
+#endif
+              W[b].count = w.count + copies; W[b].lane = me; W[b].seq = lane[me].sequence })
           };
           after_cas(CLONE, into)
+          atomic {
 #ifdef CELLS_LATE
-          close_log();
-          fill_cells(into);
+            close_log();
+            fill_cells(into);
 #else
-          fill_cells(into);
-          close_log();
+            fill_cells(into);
+            close_log();
 #endif
-          settle();
+            settle()
+          };
           break
        :: atomic { !unchanged -> reload() }
        fi
@@ -359,7 +405,7 @@ inline finish_drop() {
 }
 
 inline shared_drop() {   /* h, in cell c */
-  atomic { open_log(DROP, 1 << c); load };
+  rest_of_load
   do
   :: atomic { must_note -> note_tag() }
   :: chain {
@@ -374,8 +420,8 @@ inline shared_drop() {   /* h, in cell c */
           };
           after_cas(DROP, 1 << c)
           if
-          :: w.count > 1 -> finish_drop(); settle_unless_recovering
-          :: else
+          :: atomic { w.count > 1 -> finish_drop(); settle_unless_recovering }
+          :: w.count == 1
           fi;
           break
        :: atomic { !unchanged -> reload() }
@@ -419,147 +465,178 @@ inline sole_drop() {     /* h, in cell c */
 #define sole (!w.shared)
 #endif
 
-/* A cell whose generation is over, or not live yet, is void: only recovery meets one. */
-inline drop() {          /* the reference in cell c */
-  atomic { h = lane[me].cell[c].handle; b = block_of(h); load_low() };
+#define shared_reference (in_generation && w.state == LIVE && !(sole))
+
+/* To a holder LIVE and SHARED do not change: the first load and the one under the log may be taken as one. */
+inline open_drop() {     /* the reference in cell c */
+  h = handle_in(c);
+  b = block_of(h);
+  load_low();
+  logged = shared_reference;
   if
-  :: in_generation && w.state == LIVE && sole -> sole_drop()
-  :: in_generation && w.state == LIVE && !sole -> shared_drop()
-  :: atomic { in_generation && w.state == FREEING -> assert(recovering); give_back(); empty_cell() }
-  :: atomic { !in_generation || w.state == FREE -> assert(recovering); empty_cell() }
+  :: logged -> open_log(DROP, 1 << c); load
+  :: else
+  fi
+}
+
+/* A cell whose generation is over, or not live yet, is void: only recovery meets one. */
+inline drop() {          /* the reference in cell c, from where open_drop ends */
+  if
+  :: logged -> shared_drop()
+  :: !logged && in_generation && w.state == LIVE -> sole_drop()
+  :: atomic { !logged && in_generation && w.state == FREEING -> assert(recovering); give_back(); empty_cell() }
+  :: atomic { !logged && !(in_generation && w.state != FREE) -> assert(recovering); empty_cell() }
   fi
 }
 
 /* ---- recovery ----------------------------------------------------------------------------------------- */
 
-inline read_word() {
-  atomic { load; must_note = 0; happened = happened || (w.lane == me && w.seq == lane[me].sequence) }
+inline note_own_tag() {
+  must_note = 0;
+  happened = happened || (logged && w.lane == me && w.seq == lane[me].sequence)
+}
+
+inline read_log() {
+  logged = lane[me].log_sequence == lane[me].sequence;
+  if
+  :: logged -> h = lane[me].log_handle; b = block_of(h)
+  :: else
+  fi
 }
 
 inline read_seen() {
   i = 1;
   do
-  :: atomic { i <= LANES && !happened -> happened = lane[i].seen[me] >= lane[me].sequence; i++ }
-  :: i > LANES || happened -> break
+  :: atomic { i <= LANES && logged && !happened -> happened = lane[i].seen[me] >= lane[me].sequence; i++ }
+  :: i > LANES || !logged || happened -> break
   od
+}
+
+inline act_on_log() {
+  if
+  :: logged && happened && lane[me].log_operation == CLONE ->
+     fill_cells(lane[me].log_cells);
+     close_log()
+  :: logged && happened && lane[me].log_operation == DROP ->
+     c = (lane[me].log_cells & 1 -> 0 : (lane[me].log_cells & 2 -> 1 : 2));
+     if
+#if defined(FREE_BY_ANYBODY)
+     :: in_generation && w.state == FREEING -> step(make_free())
+#elif !defined(ZERO_UNTOLD)
+     :: in_generation && w.state == FREEING -> give_back()
+#endif
+     :: else
+     fi;
+     finish_drop()
+  :: logged && !happened -> close_log()
+  :: else -> assert(!logged || lane[me].log_operation == NOTHING)
+  fi;
+  forget()
 }
 
 /* The CAS of the open log happened if the word carries its tag, or if somebody who found it there has noted that.
  * The word first: who overwrites a tag has noted it before. */
-inline finish_operation() {
-  if
-  :: lane[me].log_sequence != lane[me].sequence
-  :: lane[me].log_sequence == lane[me].sequence ->
-     d_step { h = lane[me].log_handle; b = block_of(h) };
 #ifdef SEEN_FIRST
-     read_seen();
-     read_word();
+#define decide atomic { read_log() }; read_seen(); atomic { load }; rest_of_load note_own_tag()
+#elif defined(TORN)
+#define decide atomic { read_log(); load }; rest_of_load note_own_tag(); read_seen()
 #else
-     read_word();
-     read_seen();
+#define decide atomic { read_log(); load; note_own_tag() }; read_seen()
 #endif
-     atomic {
-       if
-       :: happened && lane[me].log_operation == CLONE ->
-          fill_cells(lane[me].log_cells);
-          close_log()
-       :: happened && lane[me].log_operation == DROP ->
-          c = (lane[me].log_cells & 1 -> 0 : (lane[me].log_cells & 2 -> 1 : 2));
-          if
-#if defined(FREE_BY_ANYBODY)
-          :: in_generation && w.state == FREEING -> step(make_free())
-#elif !defined(ZERO_UNTOLD)
-          :: in_generation && w.state == FREEING -> give_back()
-#endif
-          :: else
-          fi;
-          finish_drop()
-       :: else -> close_log()
-       fi;
-       forget()
-     }
-  fi
-}
 
 #define aux_of(n) lane[me].cell[n].aux
 
 /* The stamp of a slot that this lane fills, and the head that it advances, are nobody else's to write. */
 inline finish_moves() {
-  atomic {
-    i = 0;
-    do
-    :: i < CELLS ->
-       if
-       :: is_push(aux_of(i)) && slot_stamp[position(aux_of(i)) % SLOTS] == position(aux_of(i)) + 1 ->
-          step(lane[me].cell[i].handle = 0)
-       :: is_pop(aux_of(i)) && head <= position(aux_of(i)) ->
-          step(lane[me].cell[i].handle = 0)
-       :: else
-       fi;
-       if
-       :: aux_of(i) != AT_REST -> step(aux_of(i) = AT_REST)
-       :: else
-       fi;
-       i++
-    :: else -> break
-    od;
-    i = 0
-  }
-}
-
-inline drop_ledger() {
+  i = 0;
   do
   :: i < CELLS ->
      if
-     :: lane[me].cell[i].handle != 0 -> c = i; drop()
-     :: lane[me].cell[i].handle == 0
+     :: is_push(aux_of(i)) && slot_stamp[position(aux_of(i)) % SLOTS] == position(aux_of(i)) + 1 ->
+        step(handle_in(i) = 0)
+     :: is_pop(aux_of(i)) && head <= position(aux_of(i)) ->
+        step(handle_in(i) = 0)
+     :: else
+     fi;
+     if
+     :: aux_of(i) != AT_REST -> step(aux_of(i) = AT_REST)
+     :: else
      fi;
      i++
-  :: i >= CELLS -> break
+  :: else -> break
+  od;
+  i = 0
+}
+
+inline next_reference() {
+  do
+  :: i < CELLS && vacant(i) -> i++
+  :: else -> break
+  od;
+  if
+  :: i < CELLS -> c = i; open_drop()
+  :: else
+  fi
+}
+
+inline drop_ledger() {   /* from where the first next_reference ends */
+  do
+  :: i < CELLS ->
+     drop();
+     atomic { next_reference() }
+  :: i == CELLS -> break
   od;
   forget()
 }
 
-inline release_slab(block) {
+inline release_slab(n) {
   if
-  :: atomic { owner[block] == me -> step(owner[block] = 0) }
-  :: owner[block] != me
+  :: owner[n] == me -> step(owner[n] = 0)
+  :: else
   fi
 }
 
+inline release() {
+  atomic {
+    if
+    :: me == PRODUCER && slot_stamp[tail % SLOTS] == tail + 1 -> step(tail++)
+    :: else
+    fi;
+    release_slab(0)
+  };
+#if BLOCKS > 1
+  atomic { release_slab(1) };
+#endif
+}
+
 inline recover() {
+#ifdef RELEASE_FIRST
+  release();
+#endif
 #if defined(LEDGER_BEFORE_OPERATION)
-  finish_moves();
+  atomic { finish_moves(); next_reference() };
   drop_ledger();
-  finish_operation();
+  decide;
+  atomic { act_on_log() };
 #elif defined(LEDGER_BEFORE_MOVES)
-  finish_operation();
+  decide;
+  atomic { act_on_log() };
+  atomic { next_reference() };
   drop_ledger();
-  finish_moves();
+  atomic { finish_moves() };
 #else
-  finish_operation();
-  finish_moves();
+  decide;
+  atomic { act_on_log() };
+  atomic { finish_moves(); next_reference() };
   drop_ledger();
 #endif
 #ifdef SEQUENCE_RESET
   atomic { step(lane[me].sequence = 1) };
 #endif
-  atomic {
-    if
-    :: me == PRODUCER && slot_stamp[tail % SLOTS] == tail + 1 -> step(tail++)
-    :: else
-    fi
-  };
-  release_slab(0);
-#if BLOCKS > 1
-  release_slab(1);
-#endif
+  release();
 }
 
 /* ---- a lane -------------------------------------------------------------------------------------------- */
-
-#define handle_in(n) lane[me].cell[n].handle
-#define vacant(n)    (lane[me].cell[n].handle == 0)
 
 #if CELLS == 2
 #define first_vacant (vacant(0) -> 1 : (vacant(1) -> 2 : 0))
@@ -575,22 +652,24 @@ inline recover() {
     operations > 0 && !vacant(n) -> \
     operations--; busy++; c = n; h = handle_in(n); b = block_of(h); into = all_vacant_but(n); \
     if \
-    :: into != 0 -> holder = 1; goto cloning \
-    :: goto dropping \
+    :: into != 0 -> holder = 1; open_clone(); goto cloning \
+    :: into = 0; open_drop(); goto dropping \
     :: me == PRODUCER && tail - head < SLOTS -> goto pushing \
     fi \
   }
 
 #define begin_with_block(n) \
   atomic { operations > 0 && findable[n] != 0 && first_vacant != 0 -> \
-           operations--; busy++; into = first_vacant; h = findable[n]; b = n; goto cloning } \
+           operations--; busy++; into = first_vacant; h = findable[n]; b = n; open_clone(); goto cloning } \
   :: \
   atomic { operations > 0 && owner[n] == me && W[n].state == FREE && first_vacant != 0 -> \
            operations--; busy++; into = first_vacant; h = handle_of(n, W[n].generation); b = n; goto allocating } \
   :: \
-  atomic { owner[n] == me && remote[n] -> busy++; b = n; step(remote[n] = 0); goto sweeping } \
+  atomic { operations > 0 && owner[n] == me && remote[n] -> \
+           operations--; busy++; b = n; remote[n] = 0; goto sweeping } \
   :: \
-  atomic { owner[n] == 0 -> busy++; b = n; step(owner[n] = me); goto sweeping }
+  atomic { operations > 0 && owner[n] == 0 -> \
+           operations--; busy++; b = n; owner[n] = me; goto sweeping }
 
 proctype Lane(byte me) {
   REGISTERS
@@ -616,7 +695,6 @@ cloning:
   goto end_rest;
 
 dropping:
-  into = 0;
   drop();
   goto end_rest;
 
@@ -629,6 +707,9 @@ allocating:
 #else
     fill_cells(into);
     step(d_step { W[b].count = 1; W[b].state = LIVE });
+#endif
+#ifdef FIND_UNSHARED
+    findable[b] = h;
 #endif
     settle();
     goto end_rest
@@ -680,7 +761,12 @@ popping:
 
 dead:
 #if RECOVERERS
-  ended();
+  atomic { forget(); running[me] = 0 };
+  atomic {               /* a new process takes the row */
+    process[me].state == ROW_FREE ->
+    process[me].state = ROW_ALIVE;
+    running[me] = process[me].incarnation
+  };
 #else
   atomic { forget(); recovering = 1 };
   recover();
@@ -688,6 +774,73 @@ dead:
 #endif
   goto end_rest
 }
+
+/* ---- a recoverer of its own ---------------------------------------------------------------------------- */
+
+#if RECOVERERS
+#define is_dead(n) \
+  ((process[n].state == ROW_ALIVE && running[n] != process[n].incarnation) || \
+   (process[n].state == ROW_RECOVERING && recoverer_running[process[n].claimer] != process[n].claimer_incarnation))
+
+/* Evidence is for one value of the word. Death is for ever, so looking at both at once loses nothing. */
+#define find_dead(n) \
+  atomic { is_dead(n) -> \
+           me = n; evidence.state = process[n].state; evidence.incarnation = process[n].incarnation; \
+           evidence.claimer = process[n].claimer; evidence.claimer_incarnation = process[n].claimer_incarnation }
+
+#if defined(CLAIM_BY_STORE)
+#define as_examined true
+#elif defined(CLAIM_ANY_INCARNATION)
+#define as_examined (process[me].state == evidence.state)
+#else
+#define as_examined (process[me].state == evidence.state && process[me].incarnation == evidence.incarnation && \
+                     process[me].claimer == evidence.claimer && \
+                     process[me].claimer_incarnation == evidence.claimer_incarnation)
+#endif
+
+proctype Recoverer(byte self) {
+  REGISTERS
+  byte me;               /* the lane that it acts for */
+  Process evidence;
+
+end_look:
+  if
+  :: find_dead(1)
+  :: find_dead(2)
+#if LANES > 2
+  :: find_dead(3)
+#endif
+  fi;
+  if
+  :: atomic {
+       as_examined ->
+       step(d_step {
+         process[me].state = ROW_RECOVERING; process[me].claimer = self;
+         process[me].claimer_incarnation = recoverer_running[self] });
+       recovering = 1
+     };
+     recover();
+     atomic {
+       step(d_step {
+         process[me].state = ROW_FREE; process[me].incarnation++; process[me].claimer = 0;
+         process[me].claimer_incarnation = 0 });
+       settle()
+     }
+  :: !as_examined
+  fi;
+again:
+  d_step {
+    forget();
+    recovering = 0; me = 0;
+    evidence.state = 0; evidence.incarnation = 0; evidence.claimer = 0; evidence.claimer_incarnation = 0
+  };
+  goto end_look;
+
+dead:                    /* and another is started */
+  recoverer_running[self]++;
+  goto again
+}
+#endif
 
 init {
   atomic {
@@ -699,8 +852,14 @@ init {
     do
     :: x <= LANES ->
        lane[x].sequence = 1;
-#if START == 2
+#if RECOVERERS
+       process[x].incarnation = 1; running[x] = 1;
+#endif
+#if START >= 2
        lane[x].cell[0].handle = handle_of(0, 1);
+#endif
+#if START == 3
+       lane[x].cell[1].handle = handle_of(1, 1);
 #endif
        x++
     :: else -> break
@@ -708,15 +867,26 @@ init {
 #if START == 1
     lane[2].cell[0].handle = handle_of(0, 1);
     W[0].state = LIVE; W[0].count = 1;
-#elif START == 2
+#elif START >= 2
     W[0].state = LIVE; W[0].count = LANES; W[0].shared = 1; findable[0] = handle_of(0, 1);
+#endif
+#if START == 3
+    W[1].state = LIVE; W[1].count = LANES; W[1].shared = 1; findable[1] = handle_of(1, 1);
 #endif
     x = 0;
     check_quiet();
     run Lane(1);
     run Lane(2);
 #if LANES > 2
-    run Lane(3)
+    run Lane(3);
+#endif
+#if RECOVERERS
+    recoverer_running[1] = 1;
+    run Recoverer(1);
+#if RECOVERERS > 1
+    recoverer_running[2] = 1;
+    run Recoverer(2);
+#endif
 #endif
   }
 }
