@@ -1,0 +1,11 @@
+// Processes that die in the middle of their work, for the fuzzers' segment.
+#pragma once
+
+#include <string>
+
+namespace sluice::fuzz {
+
+/// Leave four dead processes in the segment at `path`: killed while pushing, popping, taking and freeing a run.
+void leave_victims(const std::string& path);
+
+}  // namespace sluice::fuzz
