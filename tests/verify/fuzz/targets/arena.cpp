@@ -15,6 +15,7 @@
 #include <limits>
 #include <random>
 #include <system_error>
+#include <utility>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -188,11 +189,17 @@ void Arena::restore() {
   if (::fstat(fd_, &info) != 0 || (static_cast<std::size_t>(info.st_size) != made_.size() &&
                                    ::ftruncate(fd_, static_cast<off_t>(made_.size())) != 0))
     give_up("restore " + path_);
+  for (const auto page : edited_) restore_page(page);
+  edited_.assign(1, 0);  // edit() changes the header's checksum
+  if (!std::exchange(written_, false)) return;
   for (const auto& place : restored_)
-    for (std::uint64_t at = place.offset; at < place.offset + place.bytes; at += page_bytes) {
-      const auto bytes = std::min<std::uint64_t>(page_bytes, place.offset + place.bytes - at);
-      if (!same(live_ + at, made_.data() + at, bytes)) std::memcpy(live_ + at, made_.data() + at, bytes);
-    }
+    for (auto at = place.offset; at < place.offset + place.bytes; at += page_bytes) restore_page(at);
+}
+
+// Reading is cheaper than writing: most pages are as they were.
+void Arena::restore_page(std::uint64_t at) noexcept {
+  if (!same(live_ + at, made_.data() + at, page_bytes))
+    std::memcpy(live_ + at, made_.data() + at, page_bytes);
 }
 
 void Arena::edit(Input& input) {
@@ -219,6 +226,7 @@ void Arena::apply(const Edit& edit) noexcept {
     case EditKind::copy: std::memcpy(&value, in_place(edit.other), width); break;
   }
   std::memcpy(word, &value, width);
+  edited_.push_back(static_cast<std::uint64_t>(word - live_) / page_bytes * page_bytes);
 }
 
 void Arena::write_raw(std::span<const std::uint8_t> bytes, std::uint64_t file_bytes) {

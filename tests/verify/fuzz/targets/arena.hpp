@@ -52,8 +52,10 @@ class Arena {
   const std::string& raw_path() const noexcept { return raw_path_; }
   const SegmentHeader& header() const noexcept;
 
-  /// Put the file back as it was made.
+  /// Put the file back as it was made. Only where edits were: somebody who writes says so by `written`.
   void restore();
+  /// The code under test may have written anywhere since.
+  void written() noexcept { written_ = true; }
   /// Change it as the input says: a number of edits, then the edits. The header's checksum fits afterwards.
   void edit(Input& input);
   /// Make the second file: these bytes, then nothing up to `file_bytes`.
@@ -71,14 +73,17 @@ class Arena {
   void build();
   void find_places();
   void apply(const Edit& edit) noexcept;
+  void restore_page(std::uint64_t at) noexcept;
 
   std::string directory_, path_, raw_path_;
   int fd_ = -1;
   int raw_fd_ = -1;
-  std::vector<std::byte> made_;       // the file's bytes as they were made
-  std::byte* live_ = nullptr;         // the file
-  std::vector<Place> places_;         // where edits go
-  std::vector<Place> restored_;       // what an execution can have changed
+  std::vector<std::byte> made_;        // the file's bytes as they were made
+  std::byte* live_ = nullptr;          // the file
+  std::vector<Place> places_;          // where edits go
+  std::vector<Place> restored_;        // what an execution that writes can have changed
+  std::vector<std::uint64_t> edited_;  // pages, by the last edits
+  bool written_ = false;
   std::vector<std::uint64_t> known_;  // numbers that mean something in this file
 };
 

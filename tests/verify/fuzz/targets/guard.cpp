@@ -3,7 +3,7 @@
 // nobody may touch are poisoned: the header (read once, before mapping), regions without users, and what is left
 // of the last page of each region. Beyond the end of the file the kernel answers with SIGBUS.
 //
-// The functions replace mmap, munmap and nanosleep in the fuzzers (--wrap of the linker).
+// The functions replace mmap, munmap, nanosleep and sched_yield in the fuzzers (--wrap of the linker).
 #include "shm/segment.hpp"
 
 #include <sanitizer/asan_interface.h>
@@ -80,7 +80,9 @@ int __wrap_munmap(void* address, std::size_t bytes) {
   return __real_munmap(static_cast<std::byte*>(address) - guard_bytes, bytes + 2 * guard_bytes);
 }
 
-// The audit of a live segment pauses between its walks: nothing moves here meanwhile.
+// The audit of a live segment pauses between its walks, an allocator lets another one go first: nobody else moves
+// here meanwhile.
+int __wrap_sched_yield() { return 0; }
 int __wrap_nanosleep(const timespec* /*duration*/, timespec* /*rest*/) { return 0; }
 
 }  // extern "C"

@@ -92,6 +92,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t byte
       arena.restore();
       const auto cut = input.take<std::uint16_t>();
       arena.edit(input);
+      arena.written();
       if (cut % 4 == 1 && ::truncate(arena.path().c_str(), cut * 64) != 0) return 0;
       open_both_ways(arena.path(), input);
       break;

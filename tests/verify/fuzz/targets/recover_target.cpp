@@ -16,6 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t byte
   auto& arena = fuzz::arena();
   arena.restore();
   arena.edit(input);
+  arena.written();
   if (auto session = Session::open(arena.path(), "fuzz")) {
     fuzz::exercise(*session, input);
     session->leave();
