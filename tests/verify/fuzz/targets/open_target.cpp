@@ -50,6 +50,19 @@ SegmentHeader make_header(fuzz::Input& input) {
   return header;
 }
 
+// A length for the file, 0: its own. Anywhere, at the bounds of regions, in the payload.
+std::uint64_t where_to_cut(fuzz::Input& input) {
+  const auto how = input.below(8);
+  const auto where = input.take<std::uint16_t>();
+  const auto geometry = geometry_of(fuzz::arena().header());
+  switch (how) {
+    case 1: return std::uint64_t{where} * 64;
+    case 2: return geometry.regions[where % (region_kinds + 1)].offset + where / 256 * 16;
+    case 3: return geometry.payload_offset() + where % 12 * unit_bytes + where / 1024;
+    default: return 0;
+  }
+}
+
 void open_both_ways(const std::string& path, fuzz::Input& input) {
   if (const auto segment = Segment::attach_read_only(path))
     if (segment->geometry().payload_offset() <= mapped_bytes_max) fuzz::look_at(*segment, input);
@@ -81,7 +94,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t byte
       const auto* header_bytes = reinterpret_cast<const std::uint8_t*>(&header);
       const auto committed = input.below(64);
       const auto geometry = geometry_of(header);
-      const auto file_bytes = geometry.payload_offset() + committed * unit_bytes;
+      // As long as it says, or not.
+      const auto present = input.below(4) == 0 ? input.below(64) : committed;
+      const auto file_bytes = geometry.payload_offset() + present * unit_bytes;
       const bool whole = file_bytes <= 2 * mapped_bytes_max;
       arena.write_raw({header_bytes, sizeof header}, whole ? file_bytes : 0);
       if (whole) arena.put_raw(geometry.region(RegionKind::control).offset, committed);
@@ -90,10 +105,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t byte
     }
     default: {
       arena.restore();
-      const auto cut = input.take<std::uint16_t>();
+      const auto cut = where_to_cut(input);
       arena.edit(input);
       arena.written();
-      if (cut % 4 == 1 && ::truncate(arena.path().c_str(), cut * 64) != 0) return 0;
+      if (cut != 0 && ::truncate(arena.path().c_str(), static_cast<off_t>(cut)) != 0) return 0;
       open_both_ways(arena.path(), input);
       break;
     }
