@@ -76,7 +76,7 @@ void Arena::build() {
   SegmentOptions options;
   options.payload_bytes_max = units_max * unit_bytes;
   options.lanes = 8;
-  options.processes = 6;
+  options.processes = 7;
   options.queues = 4;
   options.cells_per_lane = 256;
   test::must(Segment::create(path_, options));

@@ -1,9 +1,9 @@
 // The segment that a fuzzer damages: made once per process, put back before every execution.
 //
 // It is what processes leave that were killed in the middle of their work: blocks of several classes and a run,
-// messages in a stream, an open operation, cells on their way into and out of a stream, a free that was not
-// flagged. The file keeps its path and inode for the life of the process, because the sidecar's descriptor is
-// kept as long (shm/sidecar.hpp).
+// messages in a stream, a shared block, open operations, cells on their way into and out of a stream, a free that
+// was not flagged. The file keeps its path and inode for the life of the process, because the sidecar's descriptor
+// is kept as long (shm/sidecar.hpp).
 #pragma once
 
 #include "ipc/message.hpp"

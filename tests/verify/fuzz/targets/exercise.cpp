@@ -62,7 +62,7 @@ class Member {
   }
 
   void act() {
-    switch (input_.below(14)) {
+    switch (input_.below(17)) {
       case 0:
       case 1: allocate(); break;
       case 2: release(); break;
@@ -89,6 +89,9 @@ class Member {
       case 10: work(); break;
       case 11: (void)session_.recover_dead(); break;
       case 12: reopen(); break;
+      case 14: share(); break;
+      case 15: resize(); break;
+      case 16: find(); break;
       case 13: producer_ ? producer_.close() : void(); break;
     }
   }
@@ -108,9 +111,36 @@ class Member {
 
   void release() {
     if (held_.empty()) return;
-    std::swap(held_[input_.below(static_cast<std::uint32_t>(held_.size()))], held_.back());
+    std::swap(one_held(), held_.back());
     (void)lanes_[0]->heap().release(held_.back());
     held_.pop_back();
+  }
+
+  Reference& one_held() { return held_[input_.below(static_cast<std::uint32_t>(held_.size()))]; }
+
+  void share() {
+    if (held_.empty()) return;
+    const auto reference = one_held();
+    if (input_.below(2) == 0) (void)lanes_[0]->heap().make_findable(reference);
+    if (const auto another = lanes_[0]->heap().clone(reference)) held_.push_back(*another);
+  }
+
+  void resize() {
+    if (held_.empty()) return;
+    auto& reference = one_held();
+    if (const auto own = lanes_[0]->heap().own(reference)) touch(*own);
+    if (const auto moved = lanes_[0]->heap().resize(reference, sizes[input_.below(std::size(sizes))]))
+      reference = *moved;
+  }
+
+  // What the input names, and what it holds, by its handle alone.
+  void find() {
+    const Handle handle = held_.empty() ? Handle{input_.take<std::uint64_t>()} : one_held().handle;
+    auto& by = lane();
+    if (const auto reference = by.heap().look_up(handle)) {
+      touch(by.heap().bytes(*reference));
+      (void)by.heap().release(*reference);
+    }
   }
 
   // References that nobody gave out.

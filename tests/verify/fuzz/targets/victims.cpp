@@ -1,9 +1,10 @@
 #include "tests/verify/fuzz/targets/victims.hpp"
 
 #include "ipc/stream.hpp"
+#include "runtime/session.hpp"
 #include "tests/support/child.hpp"
 #include "tests/support/crash.hpp"
-#include "tests/support/temp_segment.hpp"
+#include "tests/support/must.hpp"
 #include "tests/verify/fuzz/targets/arena.hpp"
 
 #include <csignal>
@@ -72,6 +73,19 @@ void free_run_and_die(const std::string& path, ChildLink& link) {
   must(lane->heap().release(run));
 }
 
+// Shares a findable block with itself; dies with one reference more in the count than in its cells.
+void clone_and_die(const std::string& path, ChildLink& link) {
+  auto session = must(Session::open(path, "cloner"));
+  const auto lane = must(session.claim_lane({.cells = 64, .name = "cloner"}));
+  const auto block = must(lane->heap().allocate(64));
+  must(lane->heap().make_findable(block));
+  must(lane->heap().clone(block));
+  link.ready();
+  link.wait_go();
+  test::kill_self_at("block.clone.counted");
+  must(lane->heap().clone(block));
+}
+
 }  // namespace
 
 void leave_victims(const std::string& path) {
@@ -84,7 +98,9 @@ void leave_victims(const std::string& path) {
   test::must_hold(freer.wait_ready(), "the freer is ready");
   test::Child taker([&](ChildLink& link) { take_run_and_die(path, link); });
   test::must_hold(taker.wait_ready(), "the taker is ready");
-  for (auto* victim : {&pusher, &popper, &freer, &taker}) {
+  test::Child cloner([&](ChildLink& link) { clone_and_die(path, link); });
+  test::must_hold(cloner.wait_ready(), "the cloner is ready");
+  for (auto* victim : {&pusher, &popper, &freer, &taker, &cloner}) {
     victim->go();
     test::must_hold(victim->wait().signal == SIGKILL, "a victim died where it should");
   }

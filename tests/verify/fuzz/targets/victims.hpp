@@ -5,7 +5,8 @@
 
 namespace sluice::fuzz {
 
-/// Leave four dead processes in the segment at `path`: killed while pushing, popping, taking and freeing a run.
+/// Leave five dead processes in the segment at `path`: killed while pushing, popping, taking and freeing a run, and
+/// cloning a reference.
 void leave_victims(const std::string& path);
 
 }  // namespace sluice::fuzz
