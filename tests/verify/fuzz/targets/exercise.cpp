@@ -14,6 +14,7 @@ namespace sluice::fuzz {
 namespace {
 
 constexpr int actions_max = 64;
+constexpr int refusals_max = 2;
 constexpr std::size_t sizes[] = {1,
                                  64,
                                  200,
@@ -101,10 +102,15 @@ class Member {
     return (lanes_[1] != nullptr ? lanes_[1] : lanes_[0])->heap().bytes(reference);
   }
 
+  // A refusal costs a thousand tries where some unit seems to be another lane's for a moment: a few are enough.
   void allocate() {
+    if (refusals_ == refusals_max) return;
     auto& from = lane();
     const auto reference = from.heap().allocate(sizes[input_.below(std::size(sizes))]);
-    if (!reference) return;
+    if (!reference) {
+      ++refusals_;
+      return;
+    }
     touch(from.heap().bytes(*reference));
     if (&from == lanes_[0].get()) held_.push_back(*reference);
   }
@@ -179,6 +185,7 @@ class Member {
   StreamProducer producer_;
   StreamConsumer consumer_;
   std::vector<Reference> held_;
+  int refusals_ = 0;
 };
 
 }  // namespace
