@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <thread>
 #include <unordered_set>
+#include <vector>
 
 namespace sluice {
 
@@ -21,8 +22,9 @@ class Structures final : public ReferenceSource {
  public:
   void visit(const Segment& segment, AuditReport& report,
              const std::function<void(Handle)>& reference) const override {
+    std::vector<StreamRing> rings;
     for (std::uint32_t index = 0; index < segment.header().queue_count; ++index)
-      queue(segment, index, report, reference);
+      queue(segment, index, report, reference, rings);
     for (LaneId lane = 1; lane < segment.header().lane_count; ++lane) check_lane(segment, lane, report);
     for (std::uint64_t row = 0; row < segment.header().process_count; ++row) {
       const auto word = load(process_row(segment, row).word, acquire);
@@ -50,8 +52,10 @@ class Structures final : public ReferenceSource {
     report.violations.push_back({fmt::format(format, std::forward<Args>(args)...), key});
   }
 
+  // `rings` are those of the queues before this one. Each unit is one queue's at most: else a small file could name
+  // one ring thousands of times, and the walk would take as long.
   static void queue(const Segment& segment, std::uint32_t index, AuditReport& report,
-                    const std::function<void(Handle)>& reference) {
+                    const std::function<void(Handle)>& reference, std::vector<StreamRing>& rings) {
     const auto& row = queue_row(segment, index);
     const auto word = load(row.word, acquire);
     const auto key = queue_key + index;
@@ -61,16 +65,22 @@ class Structures final : public ReferenceSource {
     if (queue_word::state(word) != QueueState::ready) return;
     if (const auto kind = load(row.kind, relaxed); kind != static_cast<std::uint32_t>(QueueKind::stream))
       return violation(report, key, "queue {}: kind {}, expected 1", index, kind);
-    const std::uint64_t capacity = load(row.capacity, relaxed);
-    const std::uint64_t first = load(row.first_unit, relaxed);
-    const std::uint64_t units = load(row.unit_count, relaxed);
-    if (!stream_is_sound(segment, row))
+    const auto ring = sound_ring(segment, row);
+    if (!ring)
       return violation(report, key, "queue {}: {} messages of {} bytes in {} units at {}, of {} committed",
-                       index, capacity, load(row.message_bytes, relaxed), units, first,
+                       index, load(row.capacity, relaxed), load(row.message_bytes, relaxed),
+                       load(row.unit_count, relaxed), load(row.first_unit, relaxed),
                        segment.units_committed());
-    if (unit_word::state(load(segment.unit(first).word, acquire)) != UnitState::storage ||
-        load(segment.unit(first).run_units, relaxed) != units)
-      return violation(report, key, "queue {}: unit {} is not its storage", index, first);
+    if (unit_word::state(load(segment.unit(ring->first_unit).word, acquire)) != UnitState::storage ||
+        load(segment.unit(ring->first_unit).run_units, relaxed) != ring->unit_count)
+      return violation(report, key, "queue {}: unit {} is not its storage", index, ring->first_unit);
+    if (std::ranges::any_of(rings, [&](const StreamRing& other) {
+          return ring->first_unit < other.first_unit + other.unit_count &&
+                 other.first_unit < ring->first_unit + ring->unit_count;
+        }))
+      return violation(report, key, "queue {}: its storage at unit {} is another queue's too", index,
+                       ring->first_unit);
+    rings.push_back(*ring);
     for (const auto* role : {&row.producer, &row.consumer}) {
       const auto claim = load(*role, acquire);
       if (claim == 0) continue;
@@ -83,15 +93,16 @@ class Structures final : public ReferenceSource {
                   role == &row.producer ? "producer" : "consumer", lane);
     }
     const auto head = load(row.head, acquire);
-    const auto tail = pushed_messages(segment, row);
-    if (tail < head || tail - head > capacity)
-      return violation(report, key, "queue {}: head {}, tail {}, capacity {}", index, head, tail, capacity);
-    if (const auto delivered = load(row.delivered, acquire); delivered > pushed_messages(segment, row))
+    const auto tail = pushed_messages(*ring, row);
+    if (tail < head || tail - head > ring->capacity)
+      return violation(report, key, "queue {}: head {}, tail {}, capacity {}", index, head, tail,
+                       ring->capacity);
+    if (const auto delivered = load(row.delivered, acquire); delivered > pushed_messages(*ring, row))
       violation(report, key, "queue {}: {} delivered of {} pushed", index, delivered, tail);
     report.counts.queue_messages += tail - head;
     for (auto position = head; position < tail; ++position) {
       // Read once: a live producer may be filling the slot again by now.
-      const auto& slot = message_slot(segment, row, position);
+      const auto& slot = ring->at(position);
       if (const Handle handle{load(slot.handle, relaxed)}) reference(handle);
     }
   }

@@ -143,7 +143,7 @@ std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexce
     for (auto* role : {&row.producer, &row.consumer}) {
       auto expected = self;
       if (load(*role, acquire) != self) continue;
-      if (role == &row.producer && stream_is_sound(segment, row))
+      if (role == &row.producer)
         store(row.tail, pushed_messages(segment, row), release);  // it may have died between stamp and tail
       if (!cas(*role, expected, 0, acq_rel)) continue;
       ++released;
@@ -161,20 +161,27 @@ bool storage_published(const Segment& segment, std::uint64_t queue, std::uint32_
          load(row.first_unit, relaxed) == first;
 }
 
-bool stream_is_sound(const Segment& segment, const QueueRow& row) noexcept {
+std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row) noexcept {
   const std::uint64_t capacity = load(row.capacity, relaxed);
   const std::uint64_t first = load(row.first_unit, relaxed);
   const std::uint64_t units = load(row.unit_count, relaxed);
   const auto committed = segment.units_committed();
-  return load(row.kind, relaxed) == static_cast<std::uint32_t>(QueueKind::stream) &&
-         load(row.message_bytes, relaxed) == sizeof(Message) && capacity != 0 &&
-         capacity <= queue_capacity_max && (capacity & (capacity - 1)) == 0 && units <= committed &&
-         first <= committed - units && units * unit_bytes >= capacity * sizeof(Message);
+  if (load(row.kind, relaxed) != static_cast<std::uint32_t>(QueueKind::stream) ||
+      load(row.message_bytes, relaxed) != sizeof(Message) || capacity == 0 || capacity > queue_capacity_max ||
+      (capacity & (capacity - 1)) != 0 || units > committed || first > committed - units ||
+      units * unit_bytes < capacity * sizeof(Message))
+    return std::nullopt;
+  return StreamRing{reinterpret_cast<Message*>(segment.unit_address(first)), capacity, first, units};
+}
+
+std::uint64_t pushed_messages(const StreamRing& ring, const QueueRow& row) noexcept {
+  const auto tail = load(row.tail, acquire);
+  return load(ring.at(tail).stamp, acquire) == tail + 1 ? tail + 1 : tail;  // S4 <- S1
 }
 
 std::uint64_t pushed_messages(const Segment& segment, const QueueRow& row) noexcept {
-  const auto tail = load(row.tail, acquire);
-  return load(message_slot(segment, row, tail).stamp, acquire) == tail + 1 ? tail + 1 : tail;  // S4 <- S1
+  const auto ring = sound_ring(segment, row);
+  return ring ? pushed_messages(*ring, row) : load(row.tail, acquire);
 }
 
 bool moving_cell_holds(const Segment& segment, std::uint64_t aux) noexcept {
@@ -182,10 +189,11 @@ bool moving_cell_holds(const Segment& segment, std::uint64_t aux) noexcept {
   const auto queue = cell_aux::Queue::get(aux);
   if ((kind != cell_aux::push && kind != cell_aux::pop) || queue >= segment.header().queue_count) return true;
   const auto& row = queue_row(segment, queue);
-  if (!stream_is_sound(segment, row)) return true;
+  const auto ring = sound_ring(segment, row);
+  if (!ring) return true;
   const auto position = cell_aux::Position::get(aux);
   if (kind == cell_aux::push) {
-    const auto stamp = load(message_slot(segment, row, position).stamp, acquire);  // S4 <- S1
+    const auto stamp = load(ring->at(position).stamp, acquire);  // S4 <- S1
     return stamp == 0 || ((stamp - 1) & cell_aux::Position::max) != position;
   }
   // Head has passed the position, in the 40 bits that a cell keeps: they differ by less than half.

@@ -34,18 +34,34 @@ Expected<QueueId> find_queue(const Segment& segment, std::string_view name);
 /// find_queue, or create_stream where there is none.
 Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity);
 
-/// The message slot of a position in a stream.
+/// Where a stream's ring lies: what its row said, each number read once and then checked. Who reads a segment
+/// that others may be damaging goes by this, not by the row.
+struct StreamRing {
+  Message* slots = nullptr;
+  std::uint64_t capacity = 0;  // messages, a power of two
+  std::uint64_t first_unit = 0;
+  std::uint64_t unit_count = 0;
+
+  Message& at(std::uint64_t position) const noexcept { return slots[position & (capacity - 1)]; }
+};
+
+/// Nothing, if the row's ring does not lie where it can be used: a capacity that is no power of two, units that are
+/// not committed or do not hold it.
+std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row) noexcept;
+inline bool stream_is_sound(const Segment& segment, const QueueRow& row) noexcept {
+  return sound_ring(segment, row).has_value();
+}
+
+/// The message slot of a position in a stream. The row is known to be sound, and to stay so.
 inline Message& message_slot(const Segment& segment, const QueueRow& row, std::uint64_t position) noexcept {
   auto* ring = reinterpret_cast<Message*>(segment.unit_address(row.first_unit));
   return ring[position & (row.capacity - 1)];
 }
 
-/// Messages ever pushed into a stream: its tail, or one more when the last push had not told yet. The row
-/// must have been checked (stream_is_sound).
+/// Messages ever pushed into a stream: its tail, or one more when the last push had not told yet. Tail alone for a
+/// row that is not sound.
 std::uint64_t pushed_messages(const Segment& segment, const QueueRow& row) noexcept;
-
-/// Whether a row's ring lies where it can be used: capacity a power of two, storage committed and large enough.
-bool stream_is_sound(const Segment& segment, const QueueRow& row) noexcept;
+std::uint64_t pushed_messages(const StreamRing& ring, const QueueRow& row) noexcept;
 
 /// Give up every role and claim that a lane has in the directory: recovery step 4. Returns how many.
 std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexcept;

@@ -241,6 +241,13 @@ patch "$work/bytes" "put(at($queues) + 32, 0x0a4a325b1b, 5)"
 expect 0 "$bin/shm-dump" queues "$work/bytes"
 ! grep -q $'\x1b' "$work/out" || flunk "an escape sequence of the file was printed"
 
+# A ring that two queues name is the first one's: else a file of many such rows would be listed without end.
+cp --sparse=always "$work/damaged" "$work/bytes"
+patch "$work/bytes" "[put(at($queues) + 1024 * 7 + 8 * j, get(at($queues) + 8 * j)) for j in range(128)]"
+expect 0 "$bin/shm-dump" queues "$work/bytes" --json
+[[ "$(query 'd["queues"][-1]["broken"]')" == "its units are those of queue 0" ]] ||
+  flunk "two queues with one ring: $(cat "$work/out")"
+
 echo "== bad input"
 refuse_all() {  # refuse_all CODE PATH
   local command

@@ -254,6 +254,20 @@ TEST_CASE("audit: a wrong queue is found", "[audit]") {
   CHECK(audit(rig.segment()).violations.empty());
 }
 
+TEST_CASE("audit: a ring that several queues name is found, and its messages are counted once", "[audit]") {
+  Furnished rig;
+  const auto messages = audit(rig.segment()).counts.queue_messages;
+  REQUIRE(messages != 0);
+  auto& copy = queue_row(rig.segment(), rig.queue.index + 1);
+  std::memcpy(static_cast<void*>(&copy), &rig.row(), sizeof copy);
+  const auto report = audit(rig.segment());
+  REQUIRE(report.violations.size() == 1);
+  CHECK(report.violations.front().what.find("another queue's too") != std::string::npos);
+  CHECK(report.counts.queue_messages == messages);
+  std::memset(static_cast<void*>(&copy), 0, sizeof copy);
+  CHECK(audit(rig.segment()).violations.empty());
+}
+
 TEST_CASE("audit: a wrong process or lane is found", "[audit]") {
   Furnished rig;
   auto& process = process_row(rig.segment(), rig.session.membership().row()).word;

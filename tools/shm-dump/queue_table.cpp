@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 
 namespace sluice::tools {
@@ -44,6 +45,17 @@ std::string find_fault(const Segment& segment, const QueueEntry& queue, std::uin
   return "";
 }
 
+// The queue before this one that has some of its units, or null. Only one of them is read: else a small file could
+// name one ring thousands of times, and be listed as often.
+const QueueEntry* sharer_of_units(const std::vector<QueueEntry>& table, const QueueEntry& queue) noexcept {
+  const auto found = std::ranges::find_if(table, [&](const QueueEntry& other) {
+    return other.state == QueueState::ready && other.broken.empty() &&
+           queue.first_unit < std::uint64_t{other.first_unit} + other.unit_count &&
+           other.first_unit < std::uint64_t{queue.first_unit} + queue.unit_count;
+  });
+  return found == table.end() ? nullptr : &*found;
+}
+
 }  // namespace
 
 std::vector<QueueEntry> read_queue_table(const Segment& segment) {
@@ -69,6 +81,8 @@ std::vector<QueueEntry> read_queue_table(const Segment& segment) {
       queue.closed = load(row.closed, relaxed) != 0;
       read_positions(row, queue);
       queue.broken = find_fault(segment, queue, load(row.message_bytes, relaxed));
+      if (const auto* other = sharer_of_units(table, queue); queue.broken.empty() && other != nullptr)
+        queue.broken = fmt::format("its units are those of queue {}", other->index);
     } else if (queue.state > QueueState::ready) {
       queue.broken = "its state is unknown to this build";
     }
