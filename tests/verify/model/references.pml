@@ -5,7 +5,7 @@
  *   quiet   whenever every lane is at rest, or recovered: a block's count is the number of its references (cells and
  *           slots), a block without references is not live, no freed block is forgotten, every log is closed
  *   always  a holder finds its block live in its generation; only what is being freed becomes free, and only what is
- *           free is allocated; every run ends with every lane at rest, so no operation stays open
+ *           free is allocated; no run stops before every lane is at rest, so no operation stays open
  *
  * How it is kept small
  *   A lane's cells, log and sequence are its recoverer's only when it is dead. Stores to them commute with whatever
@@ -26,13 +26,13 @@
 #define BLOCKS 2         /* 1 or 2; block 0 is in lane 1's slab, block 1 in lane 2's */
 #endif
 #ifndef OPERATIONS
-#define OPERATIONS 3     /* begun by all lanes together, distributed in any way; harvest and adoption do not count */
+#define OPERATIONS 3     /* begun by all lanes together, distributed in any way */
 #endif
 #ifndef CRASHES
 #define CRASHES 2        /* of lanes and recoverers together */
 #endif
 #ifndef START
-#define START 2          /* 0: all blocks free; 1: block 0 is lane 2's alone; 2: block 0 is shared by all lanes; 3: both are */
+#define START 2          /* 0: all blocks free; 1: block 0 is lane 2's alone; 2: all lanes share block 0; 3: and block 1 */
 #endif
 #ifndef COPIES
 #define COPIES 1         /* references that one clone makes: 1 or 2 */
@@ -660,7 +660,7 @@ inline recover() {
 
 #define begin_with_block(n) \
   atomic { operations > 0 && findable[n] != 0 && first_vacant != 0 -> \
-           operations--; busy++; into = first_vacant; h = findable[n]; b = n; open_clone(); goto cloning } \
+           operations--; busy++; into = first_vacant; h = findable[n]; b = n; goto finding } \
   :: \
   atomic { operations > 0 && owner[n] == me && W[n].state == FREE && first_vacant != 0 -> \
            operations--; busy++; into = first_vacant; h = handle_of(n, W[n].generation); b = n; goto allocating } \
@@ -690,6 +690,8 @@ end_rest:
   :: atomic { crashes > 0 -> crashes--; busy++; goto dead }
   fi;
 
+finding:                 /* what was found may be over by now */
+  atomic { open_clone() };
 cloning:
   clone();
   goto end_rest;
