@@ -148,6 +148,13 @@ expect 0 "$bin/shm-dump" queues "$live" --json
   flunk "two queues with both ends, but: $(cat "$work/out")"
 expect 0 "$bin/shm-dump" check "$live" --json
 [[ "$(query 'd["sound"], d["live"], d["violations"]')" == "(True, True, [])" ]] || flunk "check: $(cat "$work/out")"
+expect 0 "$bin/shm-dump" blocks "$live" --json
+handle="$(query 'd["blocks"][0]["handle"]')"
+expect 0 "$bin/shm-dump" holders "$live" "$handle"
+says "pid $pipeline\|ingress"
+expect 0 "$bin/shm-dump" holders "$live" "$handle" --json
+[[ "$(query 'd["schema"], d["handle"], d["standing"], d["agreement"], d["references"][0]["process_evidence"]')" == \
+  "('sluice.shm-dump.holders/1', '$handle', 'live', 'exact', 'alive')" ]] || flunk "holders: $(cat "$work/out")"
 refused 7 "$bin/sluice" segment remove "$live"
 says "pid $pipeline"
 [[ -e "$live" ]] || flunk "a segment in use was removed"
@@ -172,6 +179,13 @@ expect 0 "$bin/shm-dump" processes "$live" --json
 dump_all 0 "$live"
 expect 0 "$bin/shm-dump" blocks "$live" --unheld --json
 [[ "$(query 'd["matching"]')" == 0 ]] || flunk "blocks that nobody holds: $(cat "$work/out")"
+expect 0 "$bin/shm-dump" blocks "$live" --json
+mapfile -t handles < <(query '"\n".join(b["handle"] for b in d["blocks"][:5])')
+for handle in "${handles[@]}"; do
+  expect 0 "$bin/shm-dump" holders "$live" "$handle" --json
+  [[ "$(query 'd["agreement"], d["counted"] == d["block_now"]["count"] > 0, {r.get("process_evidence", "dead") for r in d["references"]}')" == \
+    "('exact', True, {'dead'})" ]] || flunk "holders of $handle: $(cat "$work/out")"
+done
 cp --sparse=always "$live" "$work/dead"
 cp --sparse=always "$live" "$work/damaged"
 expect 0 "$bin/sluice" segment recover "$live" --json
@@ -182,8 +196,14 @@ dump_all 0 "$live"
 expect 0 "$bin/sluice" segment remove "$live"
 [[ ! -e "$live" && ! -e "$live.lock" ]] || flunk "remove left a file"
 # A copy becomes a segment of its own when it is opened for writing.
+expect 0 "$bin/shm-dump" holders "$work/dead" "${handles[0]}"
 expect 0 "$bin/sluice" segment recover "$work/dead"
 dump_all 0 "$work/dead"
+# What the dead held is over, and its handles say so.
+expect 3 "$bin/shm-dump" holders "$work/dead" "${handles[0]}" --json
+[[ "$(query 'd["standing"], d["references"]')" == "('over', [])" ]] || flunk "holders after recovery: $(cat "$work/out")"
+expect 3 "$bin/shm-dump" holders "$work/dead" 999999:0
+says "unit 999999 does not exist"
 
 echo "== violations"
 expect 0 "$bin/shm-dump" blocks "$work/damaged" --json
@@ -195,6 +215,8 @@ expect 5 "$bin/shm-dump" check "$work/damaged" --json
   flunk "check of a damaged file: $(cat "$work/out")"
 expect 5 "$bin/shm-dump" check "$work/damaged"
 says "$unit:$slot"
+expect 5 "$bin/shm-dump" holders "$work/damaged" "$unit:$slot"
+says "count 0, but 1 found: a violation"
 
 echo "== bad bytes"
 # Values that lead astray where an index, a count or a state is expected. Dumping ends in time, with a result or
@@ -210,6 +232,9 @@ damaged_run() {
     esac
   done
   documents_are_sound "$work/bytes" || flunk "after '$1': not a document"
+  code=0
+  timeout 60 "$bin/shm-dump" holders "$work/bytes" "$unit:$slot" >"$work/out" 2>"$work/err" || code=$?
+  [[ "$code" =~ ^[0345]$ ]] || flunk "shm-dump holders after '$1': exit code $code: $(cat "$work/err")"
 }
 for damage in \
   "put(at($control), 1 << 63)" \
@@ -253,6 +278,7 @@ refuse_all() {  # refuse_all CODE PATH
   local command
   for command in "${commands[@]}"; do refused "$1" "$bin/shm-dump" "$command" "$2"; done
   refused "$1" "$bin/shm-dump" info "$2" --json
+  refused "$1" "$bin/shm-dump" holders "$2" 0x400
 }
 size="$(stat -c %s "$segment")"
 for length in 0 1 8 100 967; do
@@ -295,6 +321,11 @@ refused 2 "$bin/shm-dump"
 refused 2 "$bin/shm-dump" info
 refused 2 "$bin/shm-dump" undo "$segment"
 refused 2 "$bin/shm-dump" blocks "$segment" --limit many
+refused 2 "$bin/shm-dump" holders "$segment"
+for handle in 12 0x 0x0 0xg 0x12345678901234567 3: 3:5:0 lane; do
+  refused 2 "$bin/shm-dump" holders "$segment" "$handle"
+  says "HANDLE: '$handle' is"
+done
 code=0
 "$bin/shm-dump" info "$segment" >/dev/full 2>"$work/err" || code=$?
 [[ "$code" == 1 ]] || flunk "a result that could not be written: exit code $code, expected 1"

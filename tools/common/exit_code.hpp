@@ -33,7 +33,7 @@ inline constexpr std::array exit_code_meanings = {
     ExitCodeMeaning{ExitCode::ok, "done; for a check: sound"},
     ExitCodeMeaning{ExitCode::failure, "the operation failed"},
     ExitCodeMeaning{ExitCode::usage, "the command line or the configuration is wrong"},
-    ExitCodeMeaning{ExitCode::not_found, "no such file, queue or name"},
+    ExitCodeMeaning{ExitCode::not_found, "no such file, queue, name or block"},
     ExitCodeMeaning{ExitCode::incompatible, "not a segment, or of another layout, byte order or page size"},
     ExitCodeMeaning{ExitCode::corrupt, "damaged, or the check found violations"},
     ExitCodeMeaning{ExitCode::permission, "not permitted"},

@@ -50,6 +50,15 @@ std::uint64_t nanoseconds_per(std::string_view unit) {
   return 0;
 }
 
+// All of `text` as a number, or nullopt.
+std::optional<std::uint64_t> whole_number(std::string_view text, int base) {
+  std::uint64_t value = 0;
+  const char* end = std::to_address(text.end());
+  const auto [rest, error] = std::from_chars(std::to_address(text.begin()), end, value, base);
+  if (error != std::errc{} || rest != end) return std::nullopt;
+  return value;
+}
+
 }  // namespace
 
 Expected<std::uint64_t> parse_size(std::string_view text) {
@@ -89,6 +98,39 @@ Expected<std::uint32_t> parse_mode(std::string_view text) {
     return fail(Status::bad_argument,
                 fmt::format("'{}' is not a file mode: expected octal digits up to 0777, e.g. 0640", text));
   return mode;
+}
+
+Expected<BlockName> parse_block_name(std::string_view text) {
+  const auto malformed = [&] {
+    return fail(
+        Status::bad_argument,
+        fmt::format("'{}' is not a handle: expected 0x and up to 16 hexadecimal digits, UNIT:SLOT, or "
+                    "UNIT:SLOT:GENERATION, e.g. 0x0000010000000c05 or 3:5",
+                    text));
+  };
+  BlockName name;
+  if (text.starts_with("0x") || text.starts_with("0X")) {
+    const auto handle = text.size() <= 18 ? whole_number(text.substr(2), 16) : std::nullopt;
+    if (!handle) return malformed();
+    if (*handle == 0)
+      return fail(Status::bad_argument, fmt::format("'{}' is the null handle, which names no block", text));
+    name.handle = *handle;
+    return name;
+  }
+  const auto colon = text.find(':');
+  if (colon == std::string_view::npos) return malformed();
+  const auto second = text.find(':', colon + 1);
+  const auto unit = whole_number(text.substr(0, colon), 10);
+  const auto slot = whole_number(
+      text.substr(colon + 1, second == std::string_view::npos ? second : second - colon - 1), 10);
+  if (!unit || !slot) return malformed();
+  name.unit = *unit;
+  name.slot = *slot;
+  if (second == std::string_view::npos) return name;
+  const auto generation = whole_number(text.substr(second + 1), 10);
+  if (!generation || *generation == 0) return malformed();
+  name.generation = *generation;
+  return name;
 }
 
 }  // namespace sluice::tools

@@ -16,6 +16,7 @@ void add_processes_command(CLI::App& app);
 void add_lanes_command(CLI::App& app);
 void add_queues_command(CLI::App& app);
 void add_blocks_command(CLI::App& app);
+void add_holders_command(CLI::App& app);
 void add_check_command(CLI::App& app);
 
 /// What every subcommand is told.

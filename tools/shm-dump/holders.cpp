@@ -22,8 +22,8 @@ HolderIndex HolderIndex::read(const Segment& segment, const std::vector<QueueEnt
     }
   }
   for (const auto& queue : queues)
-    visit_messages(segment, queue, [&](std::uint64_t position, std::uint64_t handle) {
-      holders.push_back({handle, position, static_cast<std::uint32_t>(queue.index), true, 0});
+    visit_messages(segment, queue, [&](const QueuedBlock& block) {
+      holders.push_back({block.handle, block.position, static_cast<std::uint32_t>(queue.index), true, 0});
     });
   std::ranges::stable_sort(holders, {}, &Holder::handle);
   return index;

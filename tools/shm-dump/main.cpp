@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
   add_lanes_command(app);
   add_queues_command(app);
   add_blocks_command(app);
+  add_holders_command(app);
   add_check_command(app);
   return run_program(app, argc, argv);
 }

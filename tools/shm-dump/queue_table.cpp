@@ -92,13 +92,20 @@ std::vector<QueueEntry> read_queue_table(const Segment& segment) {
 }
 
 void visit_messages(const Segment& segment, const QueueEntry& queue,
-                    const std::function<void(std::uint64_t position, std::uint64_t handle)>& visit) {
+                    const std::function<void(const QueuedBlock&)>& visit) {
   if (queue.state != QueueState::ready || !queue.broken.empty()) return;
   // From the checked copy: the row may change under our hands.
   const auto* ring = reinterpret_cast<const Message*>(segment.unit_address(queue.first_unit));
-  for (auto position = queue.head; position != queue.tail; ++position)
-    if (const auto handle = load(ring[position & (queue.capacity - 1)].handle, relaxed); handle != 0)
-      visit(position, handle);
+  const auto slot = [&](std::uint64_t position) -> const Message& {
+    return ring[position & (queue.capacity - 1)];
+  };
+  const bool one_more =
+      queue.depth() < queue.capacity && load(slot(queue.tail).stamp, acquire) == queue.tail + 1;
+  for (auto position = queue.head; position != queue.tail + (one_more ? 1 : 0); ++position) {
+    const auto& message = slot(position);
+    const QueuedBlock block{position, load(message.handle, relaxed), load(message.receive_ns, relaxed)};
+    if (block.handle != 0) visit(block);
+  }
 }
 
 std::string_view to_string(QueueState state) noexcept {

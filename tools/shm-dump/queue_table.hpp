@@ -37,10 +37,17 @@ struct QueueEntry {
 /// The rows that are in use.
 std::vector<QueueEntry> read_queue_table(const Segment& segment);
 
-/// Call `visit(position, handle)` for each message that carries a block, from head to tail; none if the
-/// queue is broken.
+/// A message that carries a block.
+struct QueuedBlock {
+  std::uint64_t position = 0;
+  std::uint64_t handle = 0;
+  std::uint64_t receive_ns = 0;  // CLOCK_MONOTONIC of the boot that it was received in; 0: not told
+};
+
+/// Call `visit` for each message that carries a block, from head to tail, and for the one at tail that its
+/// producer has published but not counted yet; none if the queue is broken.
 void visit_messages(const Segment& segment, const QueueEntry& queue,
-                    const std::function<void(std::uint64_t position, std::uint64_t handle)>& visit);
+                    const std::function<void(const QueuedBlock&)>& visit);
 
 std::string_view to_string(QueueState state) noexcept;
 std::string_view queue_kind_name(std::uint32_t kind) noexcept;
