@@ -128,6 +128,33 @@ bool Stepper::step() {
   return true;
 }
 
+bool Stepper::at_mark() const noexcept {
+#if defined(__x86_64__)
+  constexpr unsigned char int3 = 0xcc;  // in code that is the caller's too: the tracee is its fork
+  return pid_ > 0 && *reinterpret_cast<const unsigned char*>(next_address()) ==
+                         int3;  // NOLINT(performance-no-int-to-ptr)
+#else
+  return false;
+#endif
+}
+
+bool Stepper::run_to_mark() {
+  if (pid_ < 0) return false;
+  if (::ptrace(PTRACE_CONT, pid_, nullptr, stopped_by_ == SIGTRAP ? 0 : stopped_by_) != 0)
+    throw TracingForbidden(fmt::format("ptrace(PTRACE_CONT): {}", std::strerror(errno)));
+  wait_for_stop();
+  return pid_ > 0 && (stopped_by_ == SIGTRAP || run_to_mark());  // another signal is handed on
+}
+
+#if defined(__x86_64__)
+user_regs_struct Stepper::registers() const {
+  user_regs_struct registers{};
+  if (::ptrace(PTRACE_GETREGS, pid_, nullptr, &registers) != 0)
+    throw TracingForbidden(fmt::format("ptrace(PTRACE_GETREGS): {}", std::strerror(errno)));
+  return registers;
+}
+#endif
+
 void Stepper::kill() {
   if (pid_ < 0) return;
   killed_at_ = next_address();

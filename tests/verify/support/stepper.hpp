@@ -13,6 +13,7 @@
 #include <string>
 
 #include <sys/types.h>
+#include <sys/user.h>
 
 namespace sluice::verify {
 
@@ -21,6 +22,9 @@ class StepMarks {
  public:
   /// Stop here, until the first step.
   void begin() const noexcept;
+  /// A further place to stop at: at_mark() is true before it, and run_to_mark() runs up to the next one. Between two
+  /// of them a tracee can do what is not to be stepped.
+  void mark() const noexcept { begin(); }
   /// step() returns false from here on.
   void end() const noexcept { done_->store(1, std::memory_order_release); }
 
@@ -46,10 +50,18 @@ class Stepper {
   /// One instruction (a system call is one; a repeated string instruction is one per repetition).
   /// false: the tracee has passed end(), or has ended by itself (see ended()).
   bool step();
+  /// Whether the next instruction is a mark.
+  bool at_mark() const noexcept;
+  /// Run at full speed to behind the next mark. false: the tracee has ended by itself.
+  bool run_to_mark();
   /// SIGKILL before the next instruction, and reap. The kernel has released all that the tracee held afterwards.
   void kill();
 
   std::uint64_t steps() const noexcept { return steps_; }
+#if defined(__x86_64__)
+  /// Of the tracee as it stands.
+  user_regs_struct registers() const;
+#endif
   /// Of the instruction that the next step executes; of a tracee that was killed, would have executed.
   std::uint64_t next_address() const noexcept;
   /// Inside of the instruction before that one, which the last step executed if it was no jump.
