@@ -9,6 +9,7 @@
 #include <cstddef>
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -143,7 +144,7 @@ bool Scheduler::begin_operation(std::size_t index) {
     board_.fail(fmt::format("actor {} ended by itself: {}", index, actor.stepper->how_it_ended()));
     return false;
   }
-  actor.operation_at = actor.stepper->steps();
+  actor.instructions = 0;
   note(index, 0, 0, is_over(index) ? "has finished" : board_.actors[index].doing.what);
   return true;
 }
@@ -154,35 +155,42 @@ void Scheduler::advance(std::size_t index, std::uint64_t own_max) {
   auto& stepper = *actor.stepper;
   ++counts.events;
   for (bool first = true;; first = false) {
-    if (stepper.at_mark()) {
+    const auto registers = stepper.registers();
+    if (is_mark(registers)) {
       begin_operation(index);
       return;
     }
-    const auto registers = stepper.registers();
     if (!first) {
       std::uint64_t offset = 0;
       const auto touched = touch(index, registers, offset);
       if (touched == Touch::shared) return note(index, registers.rip, offset, {});
       if (touched == Touch::own && own_max-- == 0) return;
     }
-    if (const auto call = next_system_call(registers)) {
-      if (*call == SYS_sched_yield) actor.yields = true;
-      if (*call == SYS_futex && (static_cast<int>(registers.rsi) & FUTEX_CMD_MASK) == FUTEX_WAIT)
-        board_.fail(
-            fmt::format("actor {} waits for a futex while it {}", index, board_.actors[index].doing.what));
-    }
-    if (!stepper.step()) {
+    const bool in_library = !is_in_program(registers.rip);
+    if (in_library) look_at_call(index, registers);
+    if (!(in_library ? stepper.run_to_return() : stepper.step())) {
       board_.fail(fmt::format("actor {} ended by itself: {}", index, stepper.how_it_ended()));
       return;
     }
     ++counts.instructions;
+    ++actor.instructions;
     if (actor.yields) return;
-    if (stepper.steps() - actor.operation_at > operation_instructions_max) {
+    if (actor.instructions > operation_instructions_max) {
       board_.fail(
           fmt::format("actor {} does not come to an end: it {}", index, board_.actors[index].doing.what));
       return;
     }
   }
+}
+
+// A library's function is entered: it runs as one instruction, for it does not know the words that are shared.
+void Scheduler::look_at_call(std::size_t index, const user_regs_struct& registers) {
+  const auto is = [&](auto* function) { return registers.rip == reinterpret_cast<std::uint64_t>(function); };
+  if (is(&::sched_yield)) actors_[index].yields = true;
+  if (is(&::syscall) && registers.rdi == SYS_futex &&
+      (static_cast<int>(registers.rdx) & FUTEX_CMD_MASK) == FUTEX_WAIT)
+    board_.fail(
+        fmt::format("actor {} waits for a futex while it {}", index, board_.actors[index].doing.what));
 }
 
 // --- what an instruction touches --------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class Scheduler {
     std::int64_t priority = 0;
     bool yields = false;             // it asked for others to run
     bool frozen = false;             // until nobody else is left
-    std::uint64_t operation_at = 0;  // steps when its operation began
+    std::uint64_t instructions = 0;  // of its operation
   };
   enum class Touch : std::uint8_t { none, own, shared };
 
@@ -58,6 +58,7 @@ class Scheduler {
   void kill(std::size_t index);
   void advance(std::size_t index, std::uint64_t own_max = ~std::uint64_t{0});
   bool begin_operation(std::size_t index);
+  void look_at_call(std::size_t index, const user_regs_struct& registers);
   Touch touch(std::size_t index, const user_regs_struct& registers, std::uint64_t& offset) const;
   Touch touch_of(std::uint64_t offset) const;
   void note(std::size_t index, std::uint64_t address, std::uint64_t offset, std::string what);

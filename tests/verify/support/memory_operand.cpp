@@ -96,11 +96,7 @@ std::optional<std::uint64_t> memory_operand(const user_regs_struct& registers) n
   return one_byte_touches(opcode) ? address_of(at, rex, registers) : std::nullopt;
 }
 
-std::optional<std::uint64_t> next_system_call(const user_regs_struct& registers) noexcept {
-  const Byte* at = code_at(registers.rip);
-  if (at[0] != 0x0f || at[1] != 0x05) return std::nullopt;
-  return registers.rax;
-}
+bool is_mark(const user_regs_struct& registers) noexcept { return *code_at(registers.rip) == 0xcc; }
 
 }  // namespace sluice::verify
 #endif

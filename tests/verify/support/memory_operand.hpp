@@ -16,8 +16,8 @@ namespace sluice::verify {
 /// source   Intel SDM volume 2, chapter 2 and appendix A
 std::optional<std::uint64_t> memory_operand(const user_regs_struct& registers) noexcept;
 
-/// The number of the system call that comes next; nothing if the next instruction is another.
-std::optional<std::uint64_t> next_system_call(const user_regs_struct& registers) noexcept;
+/// Whether the next instruction is a tracee's mark (StepMarks::mark).
+bool is_mark(const user_regs_struct& registers) noexcept;
 
 }  // namespace sluice::verify
 #endif

@@ -22,7 +22,7 @@ class StepMarks {
  public:
   /// Stop here, until the first step.
   void begin() const noexcept;
-  /// A further place to stop at: at_mark() is true before it, and run_to_mark() runs up to the next one. Between two
+  /// A further place to stop at: see run_to_mark(). Between two
   /// of them a tracee can do what is not to be stepped.
   void mark() const noexcept { begin(); }
   /// step() returns false from here on.
@@ -50,10 +50,11 @@ class Stepper {
   /// One instruction (a system call is one; a repeated string instruction is one per repetition).
   /// false: the tracee has passed end(), or has ended by itself (see ended()).
   bool step();
-  /// Whether the next instruction is a mark.
-  bool at_mark() const noexcept;
   /// Run at full speed to behind the next mark. false: the tracee has ended by itself.
   bool run_to_mark();
+  /// Run at full speed until the function that was just entered has returned. false as for run_to_mark(). For code
+  /// that touches nothing that is watched; it must not throw.
+  bool run_to_return();
   /// SIGKILL before the next instruction, and reap. The kernel has released all that the tracee held afterwards.
   void kill();
 
@@ -80,8 +81,12 @@ class Stepper {
   int stopped_by_ = 0;
   std::uint64_t steps_ = 0;
   std::uint64_t killed_at_ = 0;
+  long breakpoint_ = 0;
   std::string how_;
 };
+
+/// Whether an address is in the program itself, and not in a library.
+bool is_in_program(std::uint64_t address) noexcept;
 
 /// Keep the caller and its tracees on one processor: the change from one to the other then needs no interrupt.
 void stay_on_one_processor() noexcept;
