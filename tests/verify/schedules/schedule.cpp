@@ -80,13 +80,11 @@ void judge_dead(Board& board, const Plan& plan, const std::string& path) {
   tell(board, "all are dead", complaints);
 }
 
-void report(const Plan& plan, const ScheduleOptions& options, const Board& board, const Scheduler& scheduler,
-            const std::string& kept) {
+void report(const Plan& plan, const ScheduleOptions& options, const Board& board, const std::string& kept) {
   std::string text = fmt::format("FAILED seed {}: {}\n", plan.seed, static_cast<const char*>(board.failure));
   if (!kept.empty()) text += fmt::format("    the file is kept in {}\n", kept);
   if (!options.replay.empty()) text += fmt::format("    again, with its interleaving: {}\n", options.replay);
   std::fputs(text.c_str(), stdout);
-  (void)scheduler;
 }
 
 void print_trace(const Scheduler& scheduler) {
@@ -126,7 +124,7 @@ void run_schedule(const Plan& plan, const ScheduleOptions& options, Outcome& out
     const auto kept = fmt::format("{}/schedules-{}.segment", options.keep_in, plan.seed);
     std::remove(kept.c_str());
     test::copy_sparse(path, kept);
-    report(plan, options, *board, scheduler, kept);
+    report(plan, options, *board, kept);
   }
   std::fflush(stdout);
 }
