@@ -30,7 +30,13 @@ void Script::run(bool joined) {
   board_.actors[self_].state = ActorState::running;
   join(!joined);
   for (std::uint32_t i = 0; i < plan_.acts && !board_.failed(); ++i) act(choose());
-  if (random_.one_in(2)) leave();
+  if (random_.one_in(2))
+    leave();
+  else  // a census counts what is given up, told to its owner or not, as nobody's
+    stepped("flushes in the end", {.act = Act::flush}, [&] {
+      lane_->heap().flush();
+      if (second_) second_->heap().flush();
+    });
   board_.actors[self_].state = ActorState::finished;
   for (;;) marks_.mark();
 }
