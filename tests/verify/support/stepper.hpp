@@ -13,6 +13,7 @@
 #include <string>
 
 #include <sys/types.h>
+#include <sys/user.h>
 
 namespace sluice::verify {
 
@@ -21,6 +22,9 @@ class StepMarks {
  public:
   /// Stop here, until the first step.
   void begin() const noexcept;
+  /// A further place to stop at: see run_to_mark(). Between two
+  /// of them a tracee can do what is not to be stepped.
+  void mark() const noexcept { begin(); }
   /// step() returns false from here on.
   void end() const noexcept { done_->store(1, std::memory_order_release); }
 
@@ -46,10 +50,19 @@ class Stepper {
   /// One instruction (a system call is one; a repeated string instruction is one per repetition).
   /// false: the tracee has passed end(), or has ended by itself (see ended()).
   bool step();
+  /// Run at full speed to behind the next mark. false: the tracee has ended by itself.
+  bool run_to_mark();
+  /// Run at full speed until the function that was just entered has returned. false as for run_to_mark(). For code
+  /// that touches nothing that is watched; it must not throw.
+  bool run_to_return();
   /// SIGKILL before the next instruction, and reap. The kernel has released all that the tracee held afterwards.
   void kill();
 
   std::uint64_t steps() const noexcept { return steps_; }
+#if defined(__x86_64__)
+  /// Of the tracee as it stands.
+  user_regs_struct registers() const;
+#endif
   /// Of the instruction that the next step executes; of a tracee that was killed, would have executed.
   std::uint64_t next_address() const noexcept;
   /// Inside of the instruction before that one, which the last step executed if it was no jump.
@@ -68,8 +81,12 @@ class Stepper {
   int stopped_by_ = 0;
   std::uint64_t steps_ = 0;
   std::uint64_t killed_at_ = 0;
+  long breakpoint_ = 0;
   std::string how_;
 };
+
+/// Whether an address is in the program itself, and not in a library.
+bool is_in_program(std::uint64_t address) noexcept;
 
 /// Keep the caller and its tracees on one processor: the change from one to the other then needs no interrupt.
 void stay_on_one_processor() noexcept;

@@ -1,0 +1,73 @@
+// One process of a schedule: it does what its part of the seed says, and tells the board.
+#pragma once
+
+#include "ipc/stream.hpp"
+#include "runtime/session.hpp"
+#include "tests/verify/schedules/board.hpp"
+#include "tests/verify/support/stepper.hpp"
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace sluice::verify {
+
+class Script {
+ public:
+  Script(Board& board, const Plan& plan, std::size_t actor, std::string path, const StepMarks& marks);
+
+  /// `joined`: it is in the segment before the first step; else joining is stepped.
+  void run(bool joined);
+
+ private:
+  struct Held {
+    Reference reference;
+    Lane* lane;
+  };
+
+  // Run `operation` where it is stepped; a death in it is judged by `doing`.
+  template <class Operation>
+  auto stepped(std::string_view what, Doing doing, Operation&& operation);
+  void join(bool is_stepped);
+  void leave();
+  void release_all();
+  Act choose();
+  void act(Act act);
+
+  void allocate(std::size_t bytes);
+  void release();
+  void clone();
+  void share();
+  void look_up();
+  void resize();
+  void push();
+  void pop(bool acknowledges);
+  void take_role();
+  void give_role();
+  void second_lane();
+  void recover();
+
+  void hold(Lane& lane, Reference reference);
+  Held* pick();
+  void forget(const Held& held);
+  void check_bytes(Lane& lane, Reference reference, std::string_view when);
+  void expect(bool holds, std::string_view what);
+  Lane& any_lane();
+
+  Board& board_;
+  const Plan& plan_;
+  std::size_t self_;
+  std::string path_;
+  const StepMarks& marks_;
+  Random random_;
+  std::unique_ptr<Session> session_;
+  std::unique_ptr<Lane> lane_, second_;  // destroyed before the session
+  std::array<StreamProducer, streams_max> producers_;
+  std::array<StreamConsumer, streams_max> consumers_;
+  std::array<std::uint64_t, streams_max> shown_here_{};  // messages, since this took the role
+  std::vector<Held> held_;
+  std::uint32_t deaths_seen_ = 0;
+};
+
+}  // namespace sluice::verify

@@ -1,0 +1,141 @@
+// Interleavings: several processes on one small segment, stepped in turns by a seed, some of them killed.
+#include "tests/verify/schedules/schedule.hpp"
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
+#include <sys/personality.h>
+#include <unistd.h>
+
+namespace sluice::verify {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+  std::uint64_t seed = 0, seeds = 0, first = 1, failures = 10;
+  std::uint32_t lanes = 0;
+  double seconds = 0;
+  bool is_short = false, has_seed = false;
+  ScheduleOptions schedule;
+};
+
+struct Total {
+  std::uint64_t schedules = 0, failures = 0;
+  Counts counts;
+};
+
+// The same addresses each time: they are printed, and compared by who reads two runs. And all of them found at the
+// start: a library's function that is entered then returns to who called it.
+void fix_addresses(char** argv) {
+  if (std::getenv("LD_BIND_NOW") != nullptr) return;
+  const int now = ::personality(0xffffffff);
+  if (now >= 0) ::personality(static_cast<unsigned long>(now) | ADDR_NO_RANDOMIZE);
+  ::setenv("LD_BIND_NOW", "1", 1);
+  ::execv("/proc/self/exe", argv);
+}
+
+void try_tracing() {
+#if !defined(__x86_64__)
+  throw TracingForbidden("instructions are decoded on x86-64 only");
+#endif
+  Stepper nothing([](const StepMarks& marks) {
+    marks.begin();
+    marks.end();
+  });
+  while (nothing.step()) continue;
+}
+
+void run_one(const Plan& plan, const ScheduleOptions& options, Total& total) {
+  const test::SharedWithChildren<Outcome> outcome;
+  const auto ended = test::run_child([&] { run_schedule(plan, options, *outcome); }, std::chrono::minutes(5));
+  if (ended.code != 0) {
+    outcome->failed = true;
+    fmt::print("FAILED seed {}: {}\n    again: {}\n", plan.seed,
+               ended.timed_out || ended.signal == SIGALRM
+                   ? std::string("it hangs")
+                   : fmt::format("the driver ended with signal {}, code {}", ended.signal, ended.code),
+               options.replay);
+    if (outcome->directory[0] != '\0') std::filesystem::remove_all(outcome->directory);
+  }
+  ++total.schedules;
+  if (outcome->failed) ++total.failures;
+  total.counts.instructions += outcome->counts.instructions;
+  total.counts.events += outcome->counts.events;
+  total.counts.preemptions += outcome->counts.preemptions;
+  total.counts.kills += outcome->counts.kills;
+}
+
+int run(const Options& options) {
+  Total total;
+  const auto began = Clock::now();
+  auto told = began;
+  const auto passed = [&] { return std::chrono::duration<double>(Clock::now() - began).count(); };
+  for (auto seed = options.has_seed ? options.seed : options.first;; ++seed) {
+    auto schedule = options.schedule;
+    schedule.trace = options.has_seed;
+    schedule.replay = fmt::format("build/release/bin/verify/schedules --seed {}", seed);
+    if (options.lanes != 0) schedule.replay += fmt::format(" --lanes {}", options.lanes);
+    run_one(plan_of(seed, options.lanes), schedule, total);
+    if (options.has_seed || total.failures >= options.failures) break;
+    if (options.seeds != 0 && total.schedules == options.seeds) break;
+    if (options.seconds > 0 && passed() >= options.seconds) break;
+    if (Clock::now() - told > std::chrono::seconds(15)) {
+      told = Clock::now();
+      fmt::print("seed {}, {} schedules, {:.0f} s\n", seed, total.schedules, passed());
+      std::fflush(stdout);
+    }
+  }
+  fmt::print("schedules{}: {} schedules, {} instructions, {} preemptions, {} kills, {} failures\n",
+             options.is_short ? " (short)" : "", total.schedules, total.counts.instructions,
+             total.counts.preemptions, total.counts.kills, total.failures);
+  return total.failures == 0 ? 0 : 1;
+}
+
+int main_of(int argc, char** argv) {
+  CLI::App app(
+      "Run processes on one segment in orders that a seed chooses, instruction by instruction, and kill some");
+  Options options;
+  options.schedule.keep_in = std::filesystem::temp_directory_path();
+  auto* seed =
+      app.add_option("--seed", options.seed, "only this schedule; print the end of its interleaving");
+  app.add_option("--seeds", options.seeds, "so many schedules");
+  app.add_option("--first", options.first, "the first seed (default 1)");
+  app.add_option("--seconds", options.seconds, "for so long (default 180; 40 if short)");
+  app.add_option("--failures", options.failures, "end after so many (default 10)");
+  app.add_option("--lanes", options.lanes, "actors at the start, instead of what the seed says")
+      ->check(CLI::Range(2U, lanes_max));
+  app.add_option("--keep-in", options.schedule.keep_in, "directory for damaged files");
+  app.add_flag("--short", options.is_short, "at most 45 seconds");
+  app.footer(
+      "exit codes: 0 nothing failed, 1 a schedule broke a promise, 2 usage, 77 processes cannot be traced here");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  fix_addresses(argv);
+  options.has_seed = seed->count() != 0;
+  if (options.seeds == 0 && options.seconds <= 0) options.seconds = options.is_short ? 40 : 180;
+  try {
+    try_tracing();
+  } catch (const TracingForbidden& reason) {
+    fmt::print("skipped: {}\n", reason.what());
+    return test::exit_skipped;
+  }
+  return run(options);
+}
+
+}  // namespace
+
+}  // namespace sluice::verify
+
+int main(int argc, char** argv) { return sluice::verify::main_of(argc, argv); }

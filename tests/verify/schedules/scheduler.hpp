@@ -1,0 +1,80 @@
+// Runs one schedule: steps the actors in turns, as the seed says, and kills.
+//
+// Its unit is the event: an actor's instructions up to the next one that touches a word of the segment that others
+// change too. What lies between two such instructions nobody else can see, so that no order is left out; and what
+// differs from run to run (a pid's digits, a time) lies there, so that a seed is the same schedule each time.
+#pragma once
+
+#include "tests/verify/schedules/actor.hpp"
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace sluice::verify {
+
+struct Counts {
+  std::uint64_t instructions = 0, events = 0, preemptions = 0, kills = 0;
+};
+
+/// One event, for people. `address` of the code, or 0 where an operation begins.
+struct Event {
+  std::size_t actor = 0;
+  std::uint64_t address = 0;
+  std::string what;
+};
+
+class Scheduler {
+ public:
+  /// Actors are forks of the caller. `trace`: keep what happened last.
+  Scheduler(Board& board, const Plan& plan, std::string path, const Segment& view, bool trace);
+
+  /// Until all actors have finished or died. Failures are on the board.
+  void run();
+  /// SIGKILL to all that are left.
+  void kill_all();
+
+  Counts counts;
+  std::uint64_t hash = 0;  // of the order of events: the same for the same seed
+  std::deque<Event> trace;
+
+ private:
+  struct Actor {
+    std::unique_ptr<Stepper> stepper;
+    std::int64_t priority = 0;
+    bool yields = false;             // it asked for others to run
+    bool frozen = false;             // until nobody else is left
+    std::uint64_t instructions = 0;  // of its operation
+  };
+  enum class Touch : std::uint8_t { none, own, shared };
+
+  void start(bool joined);
+  bool is_over(std::size_t index) const;
+  std::size_t choose();
+  void change_if_due();
+  void kill_if_due();
+  void kill(std::size_t index);
+  void advance(std::size_t index, std::uint64_t own_max = ~std::uint64_t{0});
+  bool begin_operation(std::size_t index);
+  void look_at_call(std::size_t index, const user_regs_struct& registers);
+  Touch touch(std::size_t index, const user_regs_struct& registers, std::uint64_t& offset) const;
+  Touch touch_of(std::uint64_t offset) const;
+  void note(std::size_t index, std::uint64_t address, std::uint64_t offset, std::string what);
+  std::string place(std::uint64_t offset) const;
+
+  Board& board_;
+  const Plan& plan_;
+  std::string path_;
+  const Segment& view_;
+  bool tracing_;
+  Random random_;
+  std::vector<Actor> actors_;
+  std::vector<std::uint64_t> change_at_, kill_at_;
+  std::size_t running_ = 0;
+  std::int64_t lowest_ = 0;
+  std::uint32_t replacements_due_ = 0;
+};
+
+}  // namespace sluice::verify
