@@ -68,9 +68,10 @@ bool Actor::join() {
 }
 
 bool Actor::claim_lanes() {
+  constexpr std::uint32_t ledgers[] = {64, 256, 2048, 16384};
   const auto claim = [&](std::unique_ptr<Lane>& lane, std::optional<Holdings>& holdings) {
     if (lane) return true;
-    auto claimed = session_->claim_lane({.cells = 256, .name = to_string(role_)});
+    auto claimed = session_->claim_lane({.cells = ledgers[random_() % 4], .name = to_string(role_)});
     if (!claimed && !is_temporary(claimed.error().status))
       throw std::runtime_error("claim a lane: " + claimed.error().message);
     if (!claimed) return false;
@@ -167,7 +168,7 @@ void Actor::consume() {
       return work_in(Role::sharer);
   }
   if (chance(2000)) return consumer_.rest();
-  const auto taken = consumer_.take();
+  const auto taken = consumer_.take(chance(100) ? static_cast<long>(1 + random_() % 500) : 0);
   if (taken && *taken) first_->keep(*taken);
   if (!taken || chance(2)) first_->release_one();
 }

@@ -51,6 +51,7 @@ class Driver {
   void wake_stopped();
   void strike();
   void kill_one(std::uint32_t slot);
+  void kill_and_look(std::uint32_t slot);
   void hunt_recoverer();
   void stop_one();
   void fork_one();

@@ -41,16 +41,23 @@ void Driver::desert(bool in_order) {
 
 // Several in a row begin to recover all the dead, and die over it.
 void Driver::kill_recoverers() {
-  for (auto left = random(6); left != 0; --left) {
+  for (auto left = random(12); left != 0; --left) {
     const auto pid = processes_.start_other([&]() -> int {
       const auto session = Session::open(processes_.stage().path, "recoverer");
       return session ? 0 : exit_failed;
     });
     ++totals_.started;
-    std::this_thread::sleep_for(std::chrono::microseconds(random(4000)));
-    ::kill(pid, SIGKILL);
+    // Half of them once they have begun, the others at any time, also while they join.
+    const auto deadline = Clock::now() + (chance(2) ? 50ms : std::chrono::microseconds(random(3000)));
     int status = 0;
-    ::waitpid(pid, &status, 0);
+    bool has_ended = false;
+    while (!has_ended && claimer_of_any() != pid && Clock::now() < deadline)
+      has_ended = ::waitpid(pid, &status, WNOHANG) > 0;
+    for (auto spins = random(2000); spins != 0; --spins) cpu_relax();
+    if (!has_ended) {
+      ::kill(pid, SIGKILL);
+      ::waitpid(pid, &status, 0);
+    }
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) {
       ++totals_.kills;
       ++totals_.kills_of_recoverers;

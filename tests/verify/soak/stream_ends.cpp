@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <ctime>
 #include <stdexcept>
 
 namespace sluice::verify {
@@ -118,7 +119,7 @@ void WitnessedConsumer::rest() noexcept {
   consumer_ = {};
 }
 
-std::optional<Reference> WitnessedConsumer::take() {
+std::optional<Reference> WitnessedConsumer::take(long handling_us) {
   const auto* message = consumer_.peek();
   if (message == nullptr) return std::nullopt;
   if (journal_->taken != next_)
@@ -126,6 +127,11 @@ std::optional<Reference> WitnessedConsumer::take() {
   check_mark(journal_->shown == next_ + 1);
   journal_->shown = next_ + 1;
   check_contents(*message);
+  if (handling_us != 0) {
+    const timespec time{.tv_sec = 0, .tv_nsec = handling_us * 1000};
+    ::nanosleep(&time, nullptr);
+    check_contents(*message);
+  }
   const auto handle = message->handle;
   const auto popped = consumer_.pop();
   if (!popped) wrong("stream {}: pop of {}: {}", stream_, next_, to_string(popped.error()));

@@ -41,7 +41,8 @@ class WitnessedConsumer {
   void rest() noexcept;
 
   /// Take the next message after comparing it. Nothing: there is none. A null reference: it had no block.
-  std::optional<Reference> take();
+  /// `handling_us`: how long it is looked at before it is taken.
+  std::optional<Reference> take(long handling_us = 0);
   std::uint32_t stream() const noexcept { return stream_; }
   std::uint64_t next() const noexcept { return next_; }
   explicit operator bool() const noexcept { return bool(consumer_); }
