@@ -68,15 +68,20 @@ bool Actor::join() {
 }
 
 bool Actor::claim_lanes() {
-  constexpr std::uint32_t ledgers[] = {64, 256, 2048, 16384};
+  constexpr struct {
+    std::uint32_t cells;
+    std::size_t held;
+  } sizes[] = {{64, 12}, {256, 24}, {2048, 24}, {16384, 200}};
+
   const auto claim = [&](std::unique_ptr<Lane>& lane, std::optional<Holdings>& holdings) {
     if (lane) return true;
-    auto claimed = session_->claim_lane({.cells = ledgers[random_() % 4], .name = to_string(role_)});
+    const auto& size = sizes[random_() % std::size(sizes)];
+    auto claimed = session_->claim_lane({.cells = size.cells, .name = to_string(role_)});
     if (!claimed && !is_temporary(claimed.error().status))
       throw std::runtime_error("claim a lane: " + claimed.error().message);
     if (!claimed) return false;
     lane = std::move(*claimed);
-    holdings.emplace(*lane, journal(), random_());
+    holdings.emplace(*lane, journal(), random_(), size.held);
     return true;
   };
   if (!claim(first_lane_, first_)) return false;

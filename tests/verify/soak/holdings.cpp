@@ -43,9 +43,9 @@ constexpr bool is_refusal(Status status) noexcept {
 
 }  // namespace
 
-Holdings::Holdings(Lane& lane, ActorJournal& journal, std::uint64_t seed)
-    : lane_(lane), journal_(journal), random_(seed) {
-  held_.reserve(2 * held_max);
+Holdings::Holdings(Lane& lane, ActorJournal& journal, std::uint64_t seed, std::size_t most)
+    : lane_(lane), journal_(journal), random_(seed), most_(most) {
+  held_.reserve(most + 1);
   for (int i = 0; i < 4; ++i) sizes_.push_back(all_sizes[random_() % std::size(all_sizes)]);
 }
 
@@ -55,7 +55,7 @@ std::size_t Holdings::random_size() {
 }
 
 void Holdings::let_go_of_some() {
-  while (held_.size() > held_max / 2) release_one();
+  while (held_.size() > most_ / 2) release_one();
 }
 
 Reference Holdings::fresh(std::uint64_t seed) {
@@ -81,7 +81,7 @@ bool Holdings::allocate() {
 
 void Holdings::keep(Reference reference) {
   held_.push_back(reference);
-  if (held_.size() > held_max) release_one();
+  if (held_.size() > most_) release_one();
 }
 
 void Holdings::check(Reference reference) const {

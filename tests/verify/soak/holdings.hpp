@@ -13,7 +13,8 @@ namespace sluice::verify {
 /// Every operation of the heap, on blocks of one lane; each result that cannot be right throws.
 class Holdings {
  public:
-  Holdings(Lane& lane, ActorJournal& journal, std::uint64_t seed);
+  /// `most`: references to hold at once.
+  Holdings(Lane& lane, ActorJournal& journal, std::uint64_t seed, std::size_t most);
 
   /// A block with its contents, of one of the sizes that this life uses. false: there is no room.
   bool allocate();
@@ -50,10 +51,9 @@ class Holdings {
   Lane& lane_;
   ActorJournal& journal_;
   std::mt19937_64 random_;
+  std::size_t most_;
   std::vector<Reference> held_;
   std::vector<std::size_t> sizes_;
 };
-
-inline constexpr std::size_t held_max = 24;
 
 }  // namespace sluice::verify
