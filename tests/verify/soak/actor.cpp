@@ -1,5 +1,7 @@
 #include "tests/verify/soak/actor.hpp"
 
+#include "tests/support/must.hpp"
+
 #include <fmt/format.h>
 
 #include <cerrno>
@@ -25,7 +27,8 @@ void sleep_us(long us) {
 }  // namespace
 
 std::string_view to_string(Role role) noexcept {
-  constexpr std::string_view names[role_count] = {"producer", "consumer", "sharer", "allocator", "recoverer"};
+  constexpr std::string_view names[role_count] = {"producer",  "consumer",  "sharer",
+                                                  "allocator", "recoverer", "looper"};
   return names[static_cast<std::uint32_t>(role)];
 }
 
@@ -115,9 +118,11 @@ void Actor::work_in(Role role) {
   auto& holdings = some_holdings();
   const auto what = random_() % 8;
   switch (role) {
+    case Role::looper: return loop();
     case Role::producer: return produce();
     case Role::consumer: return consume();
     case Role::sharer:
+      if (chance(8)) return holdings.churn_references(50 + random_() % 400);
       if (what < 3) return holdings.clone_one();
       if (what < 5) return holdings.release_one();
       if (what == 5) return holdings.publish_one(*stage_.witness);
@@ -125,6 +130,7 @@ void Actor::work_in(Role role) {
       if (holdings.count() < 4) holdings.allocate();
       return;
     case Role::allocator:
+      if (chance(16)) return holdings.churn_blocks(50 + random_() % 200);
       if (what < 4) {
         holdings.allocate();
         return;
@@ -142,12 +148,7 @@ void Actor::work_in(Role role) {
 }
 
 void Actor::produce() {
-  if (!producer_) {
-    const auto stream = static_cast<std::uint32_t>(random_() % stage_.streams);
-    if (!streams_[stream]) return find_streams();
-    if (!producer_.claim(*first_lane_, *streams_[stream], stream, stage_.witness->streams[stream]))
-      return work_in(Role::sharer);
-  }
+  if (!producer_ && !claim_end(producer_, false)) return work_in(Role::sharer);
   if (chance(2000)) return producer_.rest();
   if (chance(10)) {
     producer_.push({}, 0, false);
@@ -166,16 +167,43 @@ void Actor::produce() {
 }
 
 void Actor::consume() {
-  if (!consumer_) {
-    const auto stream = static_cast<std::uint32_t>(random_() % stage_.streams);
-    if (!streams_[stream]) return find_streams();
-    if (!consumer_.claim(*first_lane_, *streams_[stream], stream, stage_.witness->streams[stream]))
-      return work_in(Role::sharer);
-  }
+  if (!consumer_ && !claim_end(consumer_, false)) return work_in(Role::sharer);
   if (chance(2000)) return consumer_.rest();
   const auto taken = consumer_.take(chance(100) ? static_cast<long>(1 + random_() % 500) : 0);
   if (taken && *taken) first_->keep(*taken);
   if (!taken || chance(2)) first_->release_one();
+}
+
+// Both ends in one hand, many small messages: more pushes and pops in its time than between two processes.
+void Actor::loop() {
+  if (!producer_ && !claim_end(producer_, true)) return work_in(Role::sharer);
+  if (!consumer_ && !claim_end(consumer_, true)) return work_in(Role::sharer);
+  for (auto left = random_() % 64; left != 0; --left) {
+    const auto reference = first_->another_small();
+    if (!reference) break;
+    if (producer_.push(reference, 64, false)) continue;
+    test::must(first_lane_->heap().release(reference));
+    break;
+  }
+  for (auto left = random_() % 64; left != 0; --left) {
+    const auto taken = consumer_.take();
+    if (!taken) break;
+    if (*taken) test::must(first_lane_->heap().release(*taken));
+  }
+  if (chance(300)) producer_.rest();
+  if (chance(300)) consumer_.rest();
+}
+
+// An end of one of the streams that are for that, at random: false if it has an owner or is not there yet.
+template <class End>
+bool Actor::claim_end(End& end, bool is_loop) {
+  const auto pairs = (stage_.streams + (is_loop ? 0 : 1)) / 2;
+  const auto stream = static_cast<std::uint32_t>(random_() % pairs * 2 + (is_loop ? 1 : 0));
+  if (!streams_[stream]) {
+    find_streams();
+    return false;
+  }
+  return end.claim(*first_lane_, *streams_[stream], stream, stage_.witness->streams[stream]);
 }
 
 void Actor::recover() {

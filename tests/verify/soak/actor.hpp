@@ -17,15 +17,16 @@
 
 namespace sluice::verify {
 
-enum class Role : std::uint32_t { producer, consumer, sharer, allocator, recoverer };
-inline constexpr std::uint32_t role_count = 5;
+enum class Role : std::uint32_t { producer, consumer, sharer, allocator, recoverer, looper };
+inline constexpr std::uint32_t role_count = 6;
 std::string_view to_string(Role role) noexcept;
 
 /// The world that an actor finds.
 struct Stage {
   Witness* witness = nullptr;
-  std::string path;  // of the segment
-  std::uint32_t streams = 0;
+  std::string path;           // of the segment
+  std::uint32_t streams = 0;  // the even ones are between two, the odd ones have both ends in one process
+
   pid_t driver = 0;
 };
 
@@ -45,6 +46,9 @@ class Actor {
   void work_in(Role role);
   void produce();
   void consume();
+  void loop();
+  template <class End>
+  bool claim_end(End& end, bool is_loop);
   void recover();
   void pause();
   void obey();

@@ -26,7 +26,7 @@ constexpr auto stuck_after = 40s;
 std::uint32_t slots_for(const SoakOptions& options) { return options.processes + options.processes / 3 + 2; }
 
 std::uint32_t streams_for(const SoakOptions& options) {
-  return std::clamp(options.processes / 4, 1U, streams_max);
+  return std::clamp(options.processes / 2, 2U, streams_max);
 }
 
 std::string make_directory(const std::string& in) {

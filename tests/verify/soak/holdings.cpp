@@ -1,10 +1,13 @@
 #include "tests/verify/soak/holdings.hpp"
 
+#include "tests/support/must.hpp"
 #include "tests/verify/soak/content.hpp"
 
 #include <fmt/format.h>
 
+#include <array>
 #include <stdexcept>
+#include <utility>
 
 namespace sluice::verify {
 
@@ -113,6 +116,7 @@ void Holdings::release_one() {
 
 void Holdings::release_all() {
   while (!held_.empty()) release_one();
+  if (small_) release(std::exchange(small_, {}));
   lane_.heap().flush();
 }
 
@@ -149,6 +153,51 @@ void Holdings::look_up_one(Witness& witness) {
   count_one(journal_.look_ups);
   check(*found);
   keep(*found);
+}
+
+void Holdings::churn_references(std::uint64_t times) {
+  if (held_.empty()) return;
+  const auto original = held_[pick()];
+  check(original);
+  for (; times != 0; --times) {
+    const auto cloned = lane_.heap().clone(original);
+    if (!cloned) return clone_one();  // which knows what is allowed
+    count_one(journal_.clones);
+    if (const auto status = lane_.heap().release(*cloned); status != Status::ok)
+      wrong("release of a clone of {:#x}: {}", original.handle.value, to_string(status));
+  }
+}
+
+void Holdings::churn_blocks(std::uint64_t times) {
+  const auto bytes = random_size();
+  std::array<Reference, 8> taken;
+  for (; times != 0; --times) {
+    auto& place = taken[times % taken.size()];
+    if (place) {
+      if (const auto status = lane_.heap().release(place); status != Status::ok)
+        wrong("release of {:#x}: {}", place.handle.value, to_string(status));
+      place = {};
+    }
+    if (const auto allocated = lane_.heap().allocate(bytes)) {
+      place = *allocated;
+      count_one(bytes > slab_block_bytes_max ? journal_.runs : journal_.allocations);
+    }
+  }
+  for (const auto& place : taken)
+    if (place) test::must(lane_.heap().release(place));
+}
+
+Reference Holdings::another_small() {
+  if (!small_) {
+    const auto allocated = lane_.heap().allocate(64 + random_() % 400);
+    if (!allocated) return {};
+    small_ = *allocated;
+    write_block(lane_.heap().bytes(small_), small_.handle, random_());
+  }
+  const auto cloned = lane_.heap().clone(small_);
+  if (!cloned) return {};
+  count_one(journal_.clones);
+  return *cloned;
 }
 
 void Holdings::rewrite_one() {

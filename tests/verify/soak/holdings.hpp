@@ -27,6 +27,11 @@ class Holdings {
   void look_up_one(Witness& witness);
   /// Change one in place if nobody else holds it, or move it to another size.
   void rewrite_one();
+  /// The same operations with nothing between them: a death among these is a death in the middle of one.
+  void churn_references(std::uint64_t times);
+  void churn_blocks(std::uint64_t times);
+  /// Another reference to some small block, made if need be. Null if there is no room.
+  Reference another_small();
   /// Compare the contents of one.
   void check_one();
 
@@ -38,7 +43,8 @@ class Holdings {
   Reference fresh(std::uint64_t seed);
   std::uint64_t bytes_of(Reference reference) const noexcept { return lane_.heap().bytes(reference).size(); }
 
-  std::size_t count() const noexcept { return held_.size(); }
+  /// References, all of them.
+  std::size_t count() const noexcept { return held_.size() + (small_ ? 1 : 0); }
   Lane& lane() noexcept { return lane_; }
 
  private:
@@ -54,6 +60,7 @@ class Holdings {
   std::size_t most_;
   std::vector<Reference> held_;
   std::vector<std::size_t> sizes_;
+  Reference small_;  // what another_small() clones
 };
 
 }  // namespace sluice::verify

@@ -67,6 +67,12 @@ struct Witness {
   std::array<ActorJournal, slots_max> actors;
 };
 
+/// A store that is ordered with those before and after it as the segment's own are: no locked instruction.
+template <class T>
+void note(std::atomic<T>& word, T value) noexcept {
+  word.store(value, std::memory_order_release);
+}
+
 inline constexpr int exit_failed = 1;
 
 inline void count_one(std::atomic<std::uint64_t>& counter) noexcept {

@@ -80,14 +80,14 @@ bool WitnessedProducer::push(Reference reference, std::uint64_t bytes, bool is_f
     wrong("stream {}: somebody else has pushed: {} and {}, expected {}", stream_, journal_->pushed.load(),
           journal_->pushing.load(), number);
   const auto message = make_message(stream_, number, bytes, is_fresh);
-  journal_->pushing = number + 1;
+  note(journal_->pushing, number + 1);
   const auto status = reference ? producer_.push(message, reference) : producer_.push(message);
   if (status == Status::full) {
-    journal_->pushing = number;
+    note(journal_->pushing, number);
     return false;
   }
   if (status != Status::ok) wrong("stream {}: push of {}: {}", stream_, number, to_string(status));
-  journal_->pushed = number + 1;
+  note(journal_->pushed, number + 1);
   return true;
 }
 
@@ -125,7 +125,7 @@ std::optional<Reference> WitnessedConsumer::take(long handling_us) {
   if (journal_->taken != next_)
     wrong("stream {}: somebody else has taken: {}, expected {}", stream_, journal_->taken.load(), next_);
   check_mark(journal_->shown == next_ + 1);
-  journal_->shown = next_ + 1;
+  note(journal_->shown, next_ + 1);
   check_contents(*message);
   if (handling_us != 0) {
     const timespec time{.tv_sec = 0, .tv_nsec = handling_us * 1000};
@@ -135,7 +135,7 @@ std::optional<Reference> WitnessedConsumer::take(long handling_us) {
   const auto handle = message->handle;
   const auto popped = consumer_.pop();
   if (!popped) wrong("stream {}: pop of {}: {}", stream_, next_, to_string(popped.error()));
-  journal_->taken = ++next_;
+  note(journal_->taken, ++next_);
   may_be_marked_ = false;
   if (popped->handle.value != handle)
     wrong("stream {}: message {} came with handle {:#x}, expected {:#x}", stream_, next_ - 1,
