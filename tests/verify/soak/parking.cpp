@@ -77,25 +77,32 @@ void Driver::hold() {
 // Give everybody that order, and wait until all have obeyed. false: it was a failure.
 bool Driver::wait_all(Order order) {
   const auto deadline = Clock::now() + patience;
-  for (;;) {
+  // Twice: a child that was born just before its parent obeyed is known the second time.
+  for (int calm = 0; calm < 2;) {
     for (const auto& ended : processes_.reap()) take_account(ended);
     if (!totals_.failures.empty() || interrupted_) return false;
     std::string late;
-    for (const auto slot : processes_.alive()) {
-      if (processes_[slot].is_stopped) processes_.go_on(slot);
+    for (std::uint32_t slot = 0; slot < processes_.size(); ++slot) {
+      const auto& each = processes_[slot];
+      if (each.state != ProcessSet::Slot::State::running) continue;
+      if (each.is_stopped && !each.is_killed) processes_.go_on(slot);
       processes_.journal(slot).order = order;
-      if (processes_.is_idle(slot)) continue;
-      if (order == Order::leave || processes_.journal(slot).phase != Phase::holding)
-        late += fmt::format(" {} in slot {} (pid {})", to_string(processes_[slot].role), slot,
-                            processes_[slot].pid);
+      // Who is being killed may still be at it.
+      const bool is_dying = each.is_killed;
+      const bool has_obeyed = processes_.is_idle(slot) ||
+                              (order == Order::hold && processes_.journal(slot).phase == Phase::holding);
+      if (is_dying || !has_obeyed)
+        late += fmt::format(" {} in slot {} (pid {}{})", to_string(each.role), slot, each.pid,
+                            is_dying ? ", killed" : "");
     }
-    if (late.empty()) return true;
+    calm = late.empty() ? calm + 1 : 0;
     if (Clock::now() > deadline) {
       fail(fmt::format("stuck, told to {}:{}", order == Order::leave ? "leave" : "hold still", late));
       return false;
     }
     std::this_thread::sleep_for(500us);
   }
+  return true;
 }
 
 void Driver::check(bool is_deserted) {
