@@ -270,7 +270,11 @@ ProcessVerdict examine_process(const Segment& segment, std::uint64_t index) {
     return verdict(Evidence::dead, word, pid, "its lock is free and the pid is another process");
   if (pid == static_cast<std::uint64_t>(::getpid()))
     return verdict(Evidence::dead, word, pid, "this process, before it called exec");
-  switch (maps_segment(pid, segment)) {
+  const auto maps = maps_segment(pid, segment);
+  // It may have been waited for meanwhile: then its maps could not be read any more, or were another process's.
+  if (maps != Maps::no && process_start_ticks(pid) != start)
+    return verdict(Evidence::dead, word, pid, "its lock is free and the pid is gone by now");
+  switch (maps) {
     case Maps::no:
       return verdict(Evidence::dead, word, pid, "its lock is free and it no longer maps the segment");
     case Maps::yes:

@@ -164,6 +164,35 @@ TEST_CASE("recovery: a stopped process keeps what it holds, and goes on when it 
   CHECK_FALSE(find_block(session.segment(), Handle{handle->load()}).has_value());
 }
 
+TEST_CASE("recovery: a dead process that is waited for while it is examined is dead, never a disagreement",
+          "[process]") {
+  const TempSegment file;
+  auto session = must(Session::open(file.path(), "survivor"));
+  for (int round = 0; round < 300; ++round) {
+    Child victim([&](ChildLink& link) {
+      auto victim_session = must(Session::open(file.path(), "victim"));
+      link.ready();
+      link.wait_go();
+    });
+    REQUIRE(victim.wait_ready());
+    std::atomic<bool> is_done{false};
+    std::string said;
+    std::thread examiner([&] {
+      while (!is_done)
+        for (std::uint64_t row = 0; row < session.segment().header().process_count; ++row)
+          if (const auto verdict = examine_process(session.segment(), row);
+              verdict.evidence == Evidence::disagreement)
+            said = verdict.reason;
+    });
+    victim.kill_and_wait();
+    std::this_thread::sleep_for(1ms);
+    is_done = true;
+    examiner.join();
+    CHECK(said == "");
+    CHECK(session.recover_dead().processes == 1);
+  }
+}
+
 TEST_CASE("fork: the child has no mapping, its copies do nothing, and it can open the segment itself",
           "[process]") {
   Rig rig;
