@@ -48,6 +48,7 @@ void Script::join(bool is_stepped) {
   if (!is_stepped) {
     session_ = std::make_unique<Session>(must(Session::join(std::move(segment), "actor")));
     lane_ = must(session_->claim_lane(options));
+    board_.actors[self_].lanes[0] = lane_->id();
     return;
   }
   deaths_seen_ = board_.deaths;
@@ -55,6 +56,7 @@ void Script::join(bool is_stepped) {
     session_ = std::make_unique<Session>(must(Session::join(std::move(segment), "actor")));
     lane_ = must(session_->claim_lane(options));
   });
+  board_.actors[self_].lanes[0] = lane_->id();
 }
 
 // A lane that ends drops what it holds.
@@ -69,6 +71,7 @@ void Script::leave() {
     session_.reset();
   });
   board_.actors[self_].base = 0;
+  board_.actors[self_].lanes = {};
 }
 
 Act Script::choose() {
@@ -247,14 +250,17 @@ void Script::second_lane() {
   if (!second_) {
     auto claimed = stepped("claims a second lane", {.act = Act::second_lane},
                            [&] { return session_->claim_lane({.cells = cells, .name = "second"}); });
-    if (claimed) second_ = std::move(*claimed);
-    return expect(bool(second_), "claim_lane: no lane");
+    if (!claimed) return expect(false, "claim_lane: no lane");
+    second_ = std::move(*claimed);
+    board_.actors[self_].lanes[1] = second_->id();
+    return;
   }
   std::erase_if(held_, [&](const Held& held) {
     if (held.lane != second_.get()) return false;
     board_.remove(self_, held.reference.handle.value);
     return true;
   });
+  board_.actors[self_].lanes[1] = 0;
   stepped("releases its second lane", {.act = Act::second_lane}, [&] { second_.reset(); });
 }
 

@@ -29,7 +29,8 @@ struct Doing {
 
 struct ActorRow {
   ActorState state = ActorState::none;
-  std::uint64_t base = 0;  // where it has mapped the segment
+  std::uint64_t base = 0;                // where it has mapped the segment
+  std::array<std::uint16_t, 2> lanes{};  // that it has
   Doing doing;
 };
 

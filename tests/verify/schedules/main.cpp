@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <string>
 
 #include <sys/personality.h>
@@ -20,9 +21,16 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+const std::map<std::string, Kind> kinds = {{"shared", Kind::shared},
+                                           {"slabs", Kind::slabs},
+                                           {"runs", Kind::runs},
+                                           {"streams", Kind::streams},
+                                           {"everything", Kind::everything}};
+
 struct Options {
   std::uint64_t seed = 0, seeds = 0, first = 1, failures = 10;
   std::uint32_t lanes = 0;
+  Kind kind = Kind::by_seed;
   double seconds = 0;
   bool is_short = false, has_seed = false;
   ScheduleOptions schedule;
@@ -84,7 +92,9 @@ int run(const Options& options) {
     schedule.trace = options.has_seed;
     schedule.replay = fmt::format("build/release/bin/verify/schedules --seed {}", seed);
     if (options.lanes != 0) schedule.replay += fmt::format(" --lanes {}", options.lanes);
-    run_one(plan_of(seed, options.lanes), schedule, total);
+    for (const auto& [name, kind] : kinds)
+      if (kind == options.kind) schedule.replay += fmt::format(" --kind {}", name);
+    run_one(plan_of(seed, options.lanes, options.kind), schedule, total);
     if (options.has_seed || total.failures >= options.failures) break;
     if (options.seeds != 0 && total.schedules == options.seeds) break;
     if (options.seconds > 0 && passed() >= options.seconds) break;
@@ -113,6 +123,8 @@ int main_of(int argc, char** argv) {
   app.add_option("--failures", options.failures, "end after so many (default 10)");
   app.add_option("--lanes", options.lanes, "actors at the start, instead of what the seed says")
       ->check(CLI::Range(2U, lanes_max));
+  app.add_option("--kind", options.kind, "of all scripts, instead of what the seed says")
+      ->transform(CLI::CheckedTransformer(kinds));
   app.add_option("--keep-in", options.schedule.keep_in, "directory for damaged files");
   app.add_flag("--short", options.is_short, "at most 45 seconds");
   app.footer(

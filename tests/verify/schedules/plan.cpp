@@ -12,14 +12,14 @@ void weigh(Plan& plan, std::initializer_list<std::pair<Act, std::uint32_t>> weig
 }
 
 // A schedule that does everything meets each pair of operations rarely. So most do few things, and often.
-void choose_acts(Plan& plan, Random& random) {
+void choose_acts(Plan& plan, Kind kind, Random& random) {
   plan.bytes = {20480, 32768, 4096, 16384};
-  switch (random.below(6)) {
-    case 0:  // one or two blocks that all of them hold
+  switch (kind) {
+    case Kind::shared:  // one or two blocks that all of them hold
       weigh(plan,
             {{Act::allocate, 2}, {Act::share, 6}, {Act::look_up, 8}, {Act::clone, 6}, {Act::release, 12}});
       break;
-    case 1:  // slabs that change hands
+    case Kind::slabs:  // slabs that change hands
       weigh(plan, {{Act::allocate, 12},
                    {Act::release, 10},
                    {Act::flush, 3},
@@ -29,11 +29,11 @@ void choose_acts(Plan& plan, Random& random) {
                    {Act::acknowledge, 2},
                    {Act::second_lane, 1}});
       break;
-    case 2:  // runs against slabs for the last units
+    case Kind::runs:  // runs against slabs for the last units
       weigh(plan, {{Act::allocate_run, 10}, {Act::allocate, 6}, {Act::release, 14}, {Act::flush, 2}});
       plan.bytes = {32768, 32768, 32768, 4096};
       break;
-    case 3:  // streams
+    case Kind::streams:  // streams
       weigh(plan, {{Act::allocate, 5},
                    {Act::push, 9},
                    {Act::pop, 6},
@@ -42,7 +42,8 @@ void choose_acts(Plan& plan, Random& random) {
                    {Act::release, 4},
                    {Act::give_role, 1}});
       break;
-    default:  // everything
+    case Kind::everything:
+    case Kind::by_seed:  // everything
       for (auto& weight : plan.weights) weight = 1 + static_cast<std::uint32_t>(random.below(6));
       weigh(plan, {{Act::second_lane, 1}, {Act::rejoin, 1}, {Act::allocate, 10}});
       plan.bytes[random.below(4)] = 1000;
@@ -53,7 +54,7 @@ void choose_acts(Plan& plan, Random& random) {
 
 }  // namespace
 
-Plan plan_of(std::uint64_t seed, std::uint32_t lanes) noexcept {
+Plan plan_of(std::uint64_t seed, std::uint32_t lanes, Kind kind) noexcept {
   Random random(seed * 2 + 1);
   Plan plan;
   plan.seed = seed;
@@ -62,9 +63,10 @@ Plan plan_of(std::uint64_t seed, std::uint32_t lanes) noexcept {
   plan.streams = 1 + static_cast<std::uint32_t>(random.below(streams_max));
   plan.units = plan.streams + 2 + static_cast<std::uint32_t>(random.below(4));
   plan.capacity = 1U << (1 + random.below(2));
-  plan.acts = 4 + static_cast<std::uint32_t>(random.below(12));
-  choose_acts(plan, random);
-  plan.events = plan.lanes * plan.acts * (10 + random.below(30));
+  plan.acts = 4 + static_cast<std::uint32_t>(random.below(8));
+  const auto by_seed = static_cast<Kind>(random.below(5));
+  choose_acts(plan, kind == Kind::by_seed ? by_seed : kind, random);
+  plan.events = plan.lanes * plan.acts * (4 + random.below(12));
   if (random.below(3) != 0) {
     plan.change_points = 1 + static_cast<std::uint32_t>(random.below(8));
     plan.freezes = random.one_in(8);

@@ -46,6 +46,9 @@ inline constexpr std::size_t act_count = 16;
 inline constexpr std::uint32_t streams_max = 2;
 inline constexpr std::uint32_t lanes_max = 4;
 
+/// What the scripts do most.
+enum class Kind : std::uint8_t { shared, slabs, runs, streams, everything, by_seed };
+
 struct Plan {
   std::uint64_t seed = 0;
   std::uint32_t lanes = 2;  // actors at the start
@@ -63,6 +66,6 @@ struct Plan {
 };
 
 /// `lanes` 0: by the seed.
-Plan plan_of(std::uint64_t seed, std::uint32_t lanes) noexcept;
+Plan plan_of(std::uint64_t seed, std::uint32_t lanes, Kind kind) noexcept;
 
 }  // namespace sluice::verify

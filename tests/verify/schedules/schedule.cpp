@@ -94,7 +94,7 @@ void print_trace(const Scheduler& scheduler) {
     else
       fmt::print("actor {}:     {:<22} {}\n", event.actor, event.what, describe_address(event.address));
   }
-  fmt::print("order of events: {:016x}\n", scheduler.hash);
+  fmt::print("{} events, their order: {:016x}\n", scheduler.counts.events, scheduler.hash);
 }
 
 }  // namespace

@@ -1,12 +1,12 @@
 #include "tests/verify/schedules/scheduler.hpp"
 
-#include "ipc/processes.hpp"
+#include "shm/operation_log.hpp"
+#include "tests/verify/schedules/touch.hpp"
 #include "tests/verify/support/memory_operand.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstddef>
 
 #include <linux/futex.h>
 #include <sched.h>
@@ -88,6 +88,15 @@ std::size_t Scheduler::choose() {
     actors_[running_].priority = --lowest_;
     std::erase(able, running_);
   }
+  // What a recovery decides by is what others change meanwhile.
+  const bool recovers =
+      goes_on && !gives_way && able.size() > 1 &&
+      (board_.actors[running_].doing.act == Act::recover || board_.actors[running_].doing.act == Act::rejoin);
+  if (recovers && random_.one_in(24)) {
+    actors_[running_].priority = --lowest_;
+    std::erase(able, running_);
+    return able[random_.below(able.size())];
+  }
   if (plan_.change_points != 0)
     return *std::ranges::max_element(able, {}, [&](std::size_t i) { return actors_[i].priority; });
   if (goes_on && !gives_way && !random_.one_in(plan_.walk)) return running_;
@@ -103,7 +112,15 @@ void Scheduler::change_if_due() {
   }
 }
 
-// Half of the deaths are of who was running, a few own stores further; the others of anybody, where it stands.
+// Its log is open: what it was doing has to be decided by who recovers it.
+bool Scheduler::is_in_the_middle(std::size_t index) const {
+  return std::ranges::any_of(board_.actors[index].lanes, [&](std::uint16_t lane) {
+    return lane != 0 && open_sequence(view_.lane_row(lane)) != 0;
+  });
+}
+
+// Some deaths are of who is running, a few own stores further; some of anybody, where it stands; and most of who is
+// in the middle of a logged operation, after it has stood there while the others went on.
 void Scheduler::kill_if_due() {
   while (!kill_at_.empty() && kill_at_.back() <= counts.events) {
     kill_at_.pop_back();
@@ -111,15 +128,28 @@ void Scheduler::kill_if_due() {
     for (std::size_t i = 0; i < actors_.size(); ++i)
       if (!is_over(i)) alive.push_back(i);
     if (alive.empty()) return;
+    const auto kind = random_.below(4);
+    if (kind < 2) {
+      wants_victim_ = true;
+      continue;
+    }
     auto victim = alive[random_.below(alive.size())];
-    if (random_.one_in(2) && !is_over(running_)) {
+    if (kind == 2 && !is_over(running_)) {
       victim = running_;
       advance(victim, random_.below(6));
       if (is_over(victim) || board_.failed()) return;
     }
     kill(victim);
-    if (actors_.size() + replacements_due_ < actors_max && random_.below(4) != 0) ++replacements_due_;
   }
+  if (wants_victim_ && !is_over(running_) && is_in_the_middle(running_) && random_.one_in(4)) {
+    wants_victim_ = false;
+    actors_[running_].doomed_at = counts.events + 1 + random_.below(96);
+    actors_[running_].frozen = true;
+  }
+  for (std::size_t i = 0; i < actors_.size(); ++i)
+    if (!is_over(i) && actors_[i].doomed_at != 0 &&
+        (actors_[i].doomed_at <= counts.events || !actors_[i].frozen))
+      kill(i);
 }
 
 void Scheduler::kill(std::size_t index) {
@@ -128,6 +158,7 @@ void Scheduler::kill(std::size_t index) {
   stepper.kill();
   board_.died(index, view_);
   ++counts.kills;
+  if (actors_.size() + replacements_due_ < actors_max && random_.below(4) != 0) ++replacements_due_;
 }
 
 void Scheduler::kill_all() {
@@ -163,7 +194,8 @@ void Scheduler::advance(std::size_t index, std::uint64_t own_max) {
     if (!first) {
       std::uint64_t offset = 0;
       const auto touched = touch(index, registers, offset);
-      if (touched == Touch::shared) return note(index, registers.rip, offset, {});
+      if (touched == Touch::shared)
+        return note(index, registers.rip, offset, tracing_ ? describe_offset(view_, offset) : std::string());
       if (touched == Touch::own && own_max-- == 0) return;
     }
     const bool in_library = !is_in_program(registers.rip);
@@ -193,67 +225,17 @@ void Scheduler::look_at_call(std::size_t index, const user_regs_struct& register
         fmt::format("actor {} waits for a futex while it {}", index, board_.actors[index].doing.what));
 }
 
-// --- what an instruction touches --------------------------------------------------------------------------
-
-Scheduler::Touch Scheduler::touch(std::size_t index, const user_regs_struct& registers,
-                                  std::uint64_t& offset) const {
+Touch Scheduler::touch(std::size_t index, const user_regs_struct& registers, std::uint64_t& offset) const {
   const auto address = memory_operand(registers);
   const auto base = board_.actors[index].base;
   if (!address || base == 0 || *address < base) return Touch::none;
   offset = *address - base;
-  return offset < view_.geometry().mapped_bytes ? touch_of(offset) : Touch::none;
-}
-
-Scheduler::Touch Scheduler::touch_of(std::uint64_t offset) const {
-  const auto& geometry = view_.geometry();
-  for (std::uint32_t i = region_kinds; i > 0; --i) {
-    const auto& region = geometry.regions[i];
-    if (region.stride == 0 || offset < region.offset ||
-        offset >= region.offset + region.count * region.stride)
-      continue;
-    const auto within = (offset - region.offset) % region.stride;
-    switch (static_cast<RegionKind>(i)) {
-      case RegionKind::control:
-      case RegionKind::seen:
-      case RegionKind::queues:
-      case RegionKind::units:
-      case RegionKind::remote_bits:
-      case RegionKind::truth: return Touch::shared;
-      case RegionKind::processes: return within < sizeof(std::uint64_t) ? Touch::shared : Touch::own;
-      case RegionKind::lanes:
-        return within < offsetof(LaneRow, sequence) || within == offsetof(LaneRow, remote_classes)
-                   ? Touch::shared
-                   : Touch::own;
-      case RegionKind::payload: {
-        const auto unit = (offset - region.offset) / unit_bytes;
-        const auto word = load(view_.unit(unit).word, acquire);
-        return unit_word::state(word) == UnitState::storage ? Touch::shared : Touch::own;
-      }
-      default: return Touch::own;
-    }
-  }
-  return Touch::none;
-}
-
-std::string Scheduler::place(std::uint64_t offset) const {
-  static constexpr const char* names[] = {"",          "header", "identity",    "control", "runtime",
-                                          "processes", "lanes",  "seen",        "epochs",  "queues",
-                                          "ledgers",   "units",  "remote_bits", "truth",   "payload"};
-  const auto& geometry = view_.geometry();
-  for (std::uint32_t i = 1; i <= region_kinds; ++i) {
-    const auto& region = geometry.regions[i];
-    if (region.stride != 0 && offset >= region.offset &&
-        offset < region.offset + region.count * region.stride)
-      return fmt::format("{}[{}]+{}", names[i], (offset - region.offset) / region.stride,
-                         (offset - region.offset) % region.stride);
-  }
-  return "?";
+  return offset < view_.geometry().mapped_bytes ? touch_of(view_, offset) : Touch::none;
 }
 
 void Scheduler::note(std::size_t index, std::uint64_t address, std::uint64_t offset, std::string what) {
   hash = Random(hash ^ offset ^ (std::uint64_t{index} << 56)).next();
   if (!tracing_) return;
-  if (what.empty()) what = place(offset);
   trace.push_back({index, address, std::move(what)});
   if (trace.size() > trace_max) trace.pop_front();
 }

@@ -6,6 +6,8 @@
 #pragma once
 
 #include "tests/verify/schedules/actor.hpp"
+#include "tests/verify/schedules/touch.hpp"
+#include "tests/verify/support/memory_operand.hpp"
 
 #include <cstdint>
 #include <deque>
@@ -46,23 +48,22 @@ class Scheduler {
     std::int64_t priority = 0;
     bool yields = false;             // it asked for others to run
     bool frozen = false;             // until nobody else is left
+    std::uint64_t doomed_at = 0;     // not 0: it stands still until this event, then it dies
     std::uint64_t instructions = 0;  // of its operation
   };
-  enum class Touch : std::uint8_t { none, own, shared };
 
   void start(bool joined);
   bool is_over(std::size_t index) const;
   std::size_t choose();
   void change_if_due();
   void kill_if_due();
+  bool is_in_the_middle(std::size_t index) const;
   void kill(std::size_t index);
   void advance(std::size_t index, std::uint64_t own_max = ~std::uint64_t{0});
   bool begin_operation(std::size_t index);
   void look_at_call(std::size_t index, const user_regs_struct& registers);
   Touch touch(std::size_t index, const user_regs_struct& registers, std::uint64_t& offset) const;
-  Touch touch_of(std::uint64_t offset) const;
   void note(std::size_t index, std::uint64_t address, std::uint64_t offset, std::string what);
-  std::string place(std::uint64_t offset) const;
 
   Board& board_;
   const Plan& plan_;
@@ -75,6 +76,7 @@ class Scheduler {
   std::size_t running_ = 0;
   std::int64_t lowest_ = 0;
   std::uint32_t replacements_due_ = 0;
+  bool wants_victim_ = false;  // the next actor that is in the middle of a logged operation
 };
 
 }  // namespace sluice::verify
