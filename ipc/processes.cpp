@@ -127,6 +127,14 @@ Expected<std::uint64_t> take_row(const Segment& segment, std::uint64_t index, st
   return incarnation;
 }
 
+bool has_lanes(const Segment& segment, std::uint64_t row) noexcept {
+  for (LaneId lane = 1; lane < segment.header().lane_count; ++lane) {
+    const auto word = load(segment.lane_row(lane).word, acquire);
+    if (lane_word::Active::get(word) != 0 && lane_word::Process::get(word) == row) return true;
+  }
+  return false;
+}
+
 ProcessVerdict verdict(Evidence evidence, std::uint64_t word, std::uint64_t pid, std::string reason) {
   return {evidence, word, pid, std::move(reason)};
 }
@@ -207,7 +215,9 @@ void Membership::leave() noexcept {
   if (segment_ == nullptr) return;
   auto& own = own_rows();
   const std::lock_guard guard(own.mutex);
-  if (own.has(segment_->sidecar_fd(), row_)) {  // not so in a child made by fork, which has no mapping either
+  // A child made by fork has neither the lock nor the mapping. A row whose lanes are still claimed stays, locked:
+  // without it nobody would ever recover them. It is dead when this process is.
+  if (own.has(segment_->sidecar_fd(), row_) && !has_lanes(*segment_, row_)) {
     auto& row = process_row(*segment_, row_);
     store(row.word, process_word::make(ProcessState::leaving, incarnation_), release);
     crash_point("process.leave.leaving");

@@ -31,7 +31,8 @@ class Membership {
   ///         busy       another process is in the recoverer's row
   static Expected<Membership> join(const Segment& segment, std::string_view role, JoinAs as = JoinAs::member);
 
-  /// Free the row and its lock. The process's lanes must have been released.
+  /// Free the row and its lock. A row whose lanes have not been released stays as it is until the process ends,
+  /// and is recovered then.
   void leave() noexcept;
 
   /// In the row that is kept for recovery: it cannot claim lanes.
