@@ -1,6 +1,7 @@
 #include "shm/segment.hpp"
 
 #include "shm/crash_point.hpp"
+#include "shm/mapped_ranges.hpp"
 #include "shm/sidecar.hpp"
 
 #include <fmt/format.h>
@@ -330,7 +331,10 @@ Expected<void> Segment::map(const std::string& path, int fd, bool read_only) {
     return fail_errno(fmt::format("map {}: {} bytes of address space", path, geometry_.mapped_bytes));
   base_ = static_cast<std::byte*>(base);
   mapped_by_ = ::getpid();
-  if (!read_only) ::madvise(base, geometry_.mapped_bytes, MADV_DONTFORK);
+  if (!read_only) {
+    ::madvise(base, geometry_.mapped_bytes, MADV_DONTFORK);
+    add_mapped_range(base, geometry_.mapped_bytes);
+  }
   bind();
   return {};
 }
@@ -370,7 +374,10 @@ Segment::~Segment() { close(); }
 
 void Segment::close() noexcept {
   // Elsewhere the address may be another mapping's by now.
-  if (base_ != nullptr && mapped_by_ == ::getpid()) ::munmap(base_, geometry_.mapped_bytes);
+  if (base_ != nullptr && mapped_by_ == ::getpid()) {
+    if (!read_only_) remove_mapped_range(base_);
+    ::munmap(base_, geometry_.mapped_bytes);
+  }
   if (fd_ >= 0) ::close(fd_);
   base_ = nullptr;
   fd_ = -1;
