@@ -8,9 +8,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
+#include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <mutex>
 #include <sstream>
 #include <string>
@@ -60,9 +64,32 @@ std::uint64_t next_incarnation(std::uint64_t incarnation) noexcept {
 // The last row is for a process that finds the table full, to recover the dead and then join properly.
 std::uint64_t recoverer_row(const Segment& segment) noexcept { return segment.header().process_count - 1; }
 
+// Field 22 of a stat file of /proc.
+std::uint64_t read_start_ticks(const char* path) noexcept {
+  std::array<char, 1024> text{};
+  std::FILE* file = std::fopen(path, "re");
+  if (file == nullptr) return 0;
+  const auto length = std::fread(text.data(), 1, text.size() - 1, file);
+  std::fclose(file);
+  // The command name may hold anything, spaces and parentheses too: count from the last ')'.
+  const std::string_view line(text.data(), length);
+  auto at = line.rfind(')');
+  if (at == std::string_view::npos) return 0;
+  for (int field = 2; field < 22 && at != std::string_view::npos; ++field) at = line.find(' ', at + 1);
+  return at == std::string_view::npos ? 0 : std::strtoull(line.data() + at + 1, nullptr, 10);
+}
+
+// Whether /proc numbers processes as this process's pid namespace does.
+bool proc_is_ours() noexcept {
+  std::array<char, 32> text{};
+  const auto length = ::readlink("/proc/self", text.data(), text.size() - 1);
+  return length > 0 && std::strtoll(text.data(), nullptr, 10) == ::getpid();
+}
+
 void describe_self(ProcessRow& row, std::string_view role) noexcept {
   store(row.pid, static_cast<std::uint64_t>(::getpid()), relaxed);
-  store(row.start_ticks, process_start_ticks(static_cast<std::uint64_t>(::getpid())), relaxed);
+  // Not by pid: /proc may be another pid namespace's.
+  store(row.start_ticks, read_start_ticks("/proc/self/stat"), relaxed);
   store(row.pid_namespace, own_pid_namespace(), relaxed);
   std::memcpy(row.boot_id, current_boot_id().bytes, sizeof row.boot_id);
   const auto now = std::chrono::system_clock::now().time_since_epoch();
@@ -127,6 +154,14 @@ Expected<std::uint64_t> take_row(const Segment& segment, std::uint64_t index, st
   return incarnation;
 }
 
+bool has_lanes(const Segment& segment, std::uint64_t row) noexcept {
+  for (LaneId lane = 1; lane < segment.header().lane_count; ++lane) {
+    const auto word = load(segment.lane_row(lane).word, acquire);
+    if (lane_word::Active::get(word) != 0 && lane_word::Process::get(word) == row) return true;
+  }
+  return false;
+}
+
 ProcessVerdict verdict(Evidence evidence, std::uint64_t word, std::uint64_t pid, std::string reason) {
   return {evidence, word, pid, std::move(reason)};
 }
@@ -138,17 +173,21 @@ ProcessRow& process_row(const Segment& segment, std::uint64_t row) noexcept {
 }
 
 std::uint64_t process_start_ticks(std::uint64_t pid) noexcept {
-  std::array<char, 1024> text{};
-  std::FILE* file = std::fopen(fmt::format("/proc/{}/stat", pid).c_str(), "re");
-  if (file == nullptr) return 0;
-  const auto length = std::fread(text.data(), 1, text.size() - 1, file);
-  std::fclose(file);
-  // The command name may hold anything, spaces and parentheses too: count from the last ')'.
-  const std::string_view line(text.data(), length);
-  auto at = line.rfind(')');
-  if (at == std::string_view::npos) return 0;
-  for (int field = 2; field < 22 && at != std::string_view::npos; ++field) at = line.find(' ', at + 1);
-  return at == std::string_view::npos ? 0 : std::strtoull(line.data() + at + 1, nullptr, 10);
+  return read_start_ticks(fmt::format("/proc/{}/stat", pid).c_str());
+}
+
+PidFate fate_of(std::uint64_t pid, std::uint64_t start_ticks) noexcept {
+  // The kernel itself, not /proc, says that nobody has the pid.
+  const auto gone = [&] {
+    return pid == 0 || pid > std::uint64_t{std::numeric_limits<pid_t>::max()} ||
+           (::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH);
+  };
+  if (gone()) return PidFate::gone;
+  if (!proc_is_ours()) return PidFate::unknown;
+  const auto found = process_start_ticks(pid);
+  if (found == 0) return gone() ? PidFate::gone : PidFate::unknown;
+  if (start_ticks == 0) return PidFate::unknown;  // /proc told nothing when it joined
+  return found == start_ticks ? PidFate::running : PidFate::reused;
 }
 
 std::uint64_t own_pid_namespace() noexcept {
@@ -207,7 +246,9 @@ void Membership::leave() noexcept {
   if (segment_ == nullptr) return;
   auto& own = own_rows();
   const std::lock_guard guard(own.mutex);
-  if (own.has(segment_->sidecar_fd(), row_)) {  // not so in a child made by fork, which has no mapping either
+  // A child made by fork has neither the lock nor the mapping. A row whose lanes are still claimed stays, locked:
+  // without it nobody would ever recover them. It is dead when this process is.
+  if (own.has(segment_->sidecar_fd(), row_) && !has_lanes(*segment_, row_)) {
     auto& row = process_row(*segment_, row_);
     store(row.word, process_word::make(ProcessState::leaving, incarnation_), release);
     crash_point("process.leave.leaving");
@@ -264,10 +305,18 @@ ProcessVerdict examine_process(const Segment& segment, std::uint64_t index) {
         fmt::format("row {} (pid {} of pid namespace {}): its lock is free, but it cannot be seen from here; "
                     "recover in its own namespace",
                     index, pid, load(row.pid_namespace, relaxed)));
-  const auto start = process_start_ticks(pid);
-  if (start == 0) return verdict(Evidence::dead, word, pid, "its lock is free and the pid is gone");
-  if (start != load(row.start_ticks, relaxed))
-    return verdict(Evidence::dead, word, pid, "its lock is free and the pid is another process");
+  switch (fate_of(pid, load(row.start_ticks, relaxed))) {
+    case PidFate::gone: return verdict(Evidence::dead, word, pid, "its lock is free and the pid is gone");
+    case PidFate::reused:
+      return verdict(Evidence::dead, word, pid, "its lock is free and the pid is another process");
+    case PidFate::unknown:
+      return verdict(
+          Evidence::disagreement, word, pid,
+          fmt::format("row {} (pid {}): its lock is free, but something has that pid, and /proc does "
+                      "not show what",
+                      index, pid));
+    case PidFate::running: break;
+  }
   if (pid == static_cast<std::uint64_t>(::getpid()))
     return verdict(Evidence::dead, word, pid, "this process, before it called exec");
   const auto maps = maps_segment(pid, segment);

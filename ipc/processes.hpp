@@ -31,7 +31,8 @@ class Membership {
   ///         busy       another process is in the recoverer's row
   static Expected<Membership> join(const Segment& segment, std::string_view role, JoinAs as = JoinAs::member);
 
-  /// Free the row and its lock. The process's lanes must have been released.
+  /// Free the row and its lock. A row whose lanes have not been released stays as it is until the process ends,
+  /// and is recovered then.
   void leave() noexcept;
 
   /// In the row that is kept for recovery: it cannot claim lanes.
@@ -58,7 +59,12 @@ struct ProcessVerdict {
 };
 ProcessVerdict examine_process(const Segment& segment, std::uint64_t row);
 
-/// Start time of a process in clock ticks since boot, 0 if there is none.
+/// What has become of a process that was `pid`, started at `start_ticks`, in this boot and pid namespace. `unknown`:
+/// something has that pid, and /proc does not show it (hidepid, or it is mounted for another pid namespace).
+enum class PidFate : std::uint8_t { gone, reused, running, unknown };
+PidFate fate_of(std::uint64_t pid, std::uint64_t start_ticks) noexcept;
+
+/// Start time of a process in clock ticks since boot, 0 if /proc does not tell.
 std::uint64_t process_start_ticks(std::uint64_t pid) noexcept;
 /// Inode of this process's pid namespace, 0 if unknown.
 std::uint64_t own_pid_namespace() noexcept;

@@ -2,7 +2,23 @@
 
 #include "shm/crash_point.hpp"
 
+#include <chrono>
+#include <thread>
+
 namespace sluice {
+
+Expected<Membership> join_to_recover(const Segment& segment, std::string_view role) {
+  using namespace std::chrono_literals;
+  const auto deadline = std::chrono::steady_clock::now() + 5s;
+  for (;;) {
+    auto member = Membership::join(segment, role);
+    if (member || member.error().status != Status::exhausted) return member;
+    auto recoverer = Membership::join(segment, role, JoinAs::recoverer);
+    if (recoverer || recoverer.error().status != Status::busy) return recoverer;
+    if (std::chrono::steady_clock::now() > deadline) return member;
+    std::this_thread::sleep_for(1ms);
+  }
+}
 
 RecoveryReport& RecoveryReport::operator+=(const RecoveryReport& other) {
   processes += other.processes;

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace sluice {
@@ -22,6 +23,10 @@ struct RecoveryReport {
 
   RecoveryReport& operator+=(const RecoveryReport& other);
 };
+
+/// Join so as to recover: as a member, or in the row that is kept for it while the dead fill the table. Whom another
+/// recoverer keeps out of that row waits for it, at most 5 s; it makes room.
+Expected<Membership> join_to_recover(const Segment& segment, std::string_view role);
 
 /// Examine every row of the process table and recover the dead ones.
 RecoveryReport recover_dead(const Segment& segment, const Membership& self);

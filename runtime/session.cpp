@@ -13,13 +13,10 @@ Expected<Session> Session::open(const std::string& path, std::string_view role) 
 Expected<Session> Session::join(Segment segment, std::string_view role) {
   Session session;
   session.segment_ = std::make_unique<Segment>(std::move(segment));
-  auto membership = Membership::join(*session.segment_, role);
-  if (!membership && membership.error().status == Status::exhausted) {
-    // Perhaps the dead fill the table: the row kept for that case lets us look.
-    auto recoverer = Membership::join(*session.segment_, role, JoinAs::recoverer);
-    if (!recoverer) return std::unexpected(membership.error());
-    sluice::recover_dead(*session.segment_, *recoverer);
-    recoverer->leave();
+  auto membership = join_to_recover(*session.segment_, role);
+  if (membership && membership->is_recoverer()) {
+    sluice::recover_dead(*session.segment_, *membership);
+    membership->leave();
     membership = Membership::join(*session.segment_, role);
   }
   if (!membership) return std::unexpected(membership.error());

@@ -25,7 +25,8 @@ class Session {
   Session& operator=(Session&& other) noexcept;
   ~Session() { leave(); }
 
-  /// Leave in order. All lanes of this session must have been destroyed.
+  /// Leave in order. All lanes of this session must have been destroyed: they use its mapping. One that a thread
+  /// has lost keeps the process's row, and is recovered when the process ends.
   void leave() noexcept;
 
   const Segment& segment() const noexcept { return *segment_; }

@@ -2,6 +2,7 @@
 
 #include "shm/crash_point.hpp"
 #include "shm/isolation.hpp"
+#include "shm/mapped_ranges.hpp"
 #include "shm/sidecar.hpp"
 
 #include <fmt/format.h>
@@ -152,6 +153,13 @@ struct ClaimedSidecar {
 Expected<ClaimedSidecar> claim_sidecar(const std::string& path, std::uint32_t mode) {
   for (;;) {
     auto file = open_sidecar(path, true, mode);
+    if (!file && file.error().errno_value != 0 && file.error().status != Status::not_found)
+      return fail(
+          file.error().status,
+          fmt::format("{}: the lock file is needed; if its segment is gone, remove it, else give it the "
+                      "segment's owner and mode",
+                      file.error().message),
+          file.error().errno_value);
     if (!file) return std::unexpected(file.error());
     auto claim = SidecarClaim::take(file->fd, path);
     if (!claim) return std::unexpected(claim.error());
@@ -256,17 +264,25 @@ Expected<Segment> Segment::open(const std::string& path) {
     }
   }
   auto sidecar = open_sidecar(sidecar_name, false);
+  // A copy of the file has a lock file of its own, and nobody alive.
+  const auto cannot_tell = [&](std::string_view what) {
+    return fail(
+        Status::disagreement,
+        fmt::format(
+            "{0}: its lock file {1} {2}, so nobody can tell who is alive: stop the processes that use "
+            "it, then `cp --sparse=always {0} NEW` and use NEW",
+            path, sidecar_name, what));
+  };
+  if (!sidecar && sidecar.error().status == Status::not_found) return cannot_tell("is gone");
   if (!sidecar)
-    return fail(Status::disagreement,
-                fmt::format("{}: its lock file cannot be used ({}), so nobody can tell who is alive", path,
-                            sidecar.error().message),
+    return fail(sidecar.error().status,
+                fmt::format("{}: its lock file cannot be used: {}; give it the segment's owner and mode",
+                            path, sidecar.error().message),
                 sidecar.error().errno_value);
   if (sidecar->inode != segment.identity().sidecar_inode ||
       sidecar->device != segment.identity().sidecar_device)
-    return fail(
-        Status::disagreement,
-        fmt::format("{}: lock file {} was replaced (inode {}, expected {}), so nobody can tell who is alive",
-                    path, sidecar_name, sidecar->inode, segment.identity().sidecar_inode));
+    return cannot_tell(fmt::format("was replaced (inode {}, expected {})", sidecar->inode,
+                                   load(segment.identity().sidecar_inode, relaxed)));
   segment.sidecar_fd_ = sidecar->fd;
   return segment;
 }
@@ -334,7 +350,10 @@ Expected<void> Segment::map(const std::string& path, int fd, bool read_only) {
     return fail_errno(fmt::format("map {}: {} bytes of address space", path, geometry_.mapped_bytes));
   base_ = static_cast<std::byte*>(base);
   mapped_by_ = ::getpid();
-  if (!read_only) ::madvise(base, geometry_.mapped_bytes, MADV_DONTFORK);
+  if (!read_only) {
+    ::madvise(base, geometry_.mapped_bytes, MADV_DONTFORK);
+    add_mapped_range(base, geometry_.mapped_bytes);
+  }
   bind();
   return {};
 }
@@ -374,7 +393,10 @@ Segment::~Segment() { close(); }
 
 void Segment::close() noexcept {
   // Elsewhere the address may be another mapping's by now.
-  if (base_ != nullptr && mapped_by_ == ::getpid()) ::munmap(base_, geometry_.mapped_bytes);
+  if (base_ != nullptr && mapped_by_ == ::getpid()) {
+    if (!read_only_) remove_mapped_range(base_);
+    ::munmap(base_, geometry_.mapped_bytes);
+  }
   if (fd_ >= 0) ::close(fd_);
   base_ = nullptr;
   fd_ = -1;

@@ -62,6 +62,22 @@ struct flock byte_lock(short type, std::uint64_t index) noexcept {
 
 std::string sidecar_path(const std::string& segment_path) { return segment_path + ".lock"; }
 
+namespace {
+
+// First without O_CREAT: in a directory like /tmp the kernel may refuse that even root for a file of another owner.
+int open_or_create(const std::string& path, bool create, std::uint32_t mode) noexcept {
+  constexpr int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+  for (;;) {
+    const int fd = ::open(path.c_str(), flags);
+    if (fd >= 0 || errno != ENOENT || !create) return fd;
+    const int made = ::open(path.c_str(), flags | O_CREAT | O_EXCL, mode);
+    if (made >= 0) ::fchmod(made, mode);  // whatever the umask: who may write the segment may lock here
+    if (made >= 0 || errno != EEXIST) return made;
+  }
+}
+
+}  // namespace
+
 Expected<SidecarFile> open_sidecar(const std::string& path, bool create, std::uint32_t mode) {
   auto& all = registry();
   const std::lock_guard guard(all.mutex);
@@ -70,11 +86,12 @@ Expected<SidecarFile> open_sidecar(const std::string& path, bool create, std::ui
     for (const auto& file : all.files)
       if (file.device == info.st_dev && file.inode == info.st_ino) return file;
   }
-  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | (create ? O_CREAT : 0), mode);
+  const int fd = open_or_create(path, create, mode);
   if (fd < 0) return fail_errno(fmt::format("open {}", path));
   if (::fstat(fd, &info) != 0) return fail_errno(fmt::format("stat {}", path));
   if (!S_ISREG(info.st_mode))
-    return fail(Status::incompatible, fmt::format("{}: not a regular file, cannot hold process locks", path));
+    return fail(Status::incompatible,
+                fmt::format("{}: not a regular file, cannot hold process locks: remove it", path));
   if (is_network_file_system(fd))
     return fail(Status::incompatible,
                 fmt::format("{}: on a network file system, whose locks are no evidence of death", path));

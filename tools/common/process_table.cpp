@@ -60,7 +60,7 @@ struct Verdict {
 struct Evidence {
   bool same_boot = false;
   bool same_namespace = false;
-  bool runs = false;  // a process with that pid and start time exists, in our pid namespace
+  PidFate fate = PidFate::gone;  // where boot and namespace are the same
 };
 
 // Whether a running process still maps the segment decides what a free lock means.
@@ -89,7 +89,14 @@ Verdict judge_lock(const ProcessEntry& process, const Evidence& evidence, pid_t 
   if (!evidence.same_boot) return {Presence::dead, "of an earlier boot"};
   if (!evidence.same_namespace)
     return {Presence::unknown, "its lock is free, but it is in another pid namespace"};
-  if (evidence.runs) return judge_without_lock(process, segment);
+  switch (evidence.fate) {
+    case PidFate::running: return judge_without_lock(process, segment);
+    case PidFate::unknown:
+      return {Presence::disagreement,
+              "its lock is free, but something has its pid and /proc does not show what"};
+    case PidFate::reused: return {Presence::dead, "its lock is free and the pid is another process"};
+    case PidFate::gone: break;
+  }
   return {Presence::dead, "its lock is free and the pid is gone"};
 }
 
@@ -97,7 +104,10 @@ Verdict judge_pid(const Evidence& evidence, const std::string& why_no_lock) {
   if (!evidence.same_boot) return {Presence::dead, "of an earlier boot"};
   if (!evidence.same_namespace)
     return {Presence::unknown, fmt::format("it is in another pid namespace, and {}", why_no_lock)};
-  if (evidence.runs) return {Presence::alive, fmt::format("it runs; {}", why_no_lock)};
+  if (evidence.fate == PidFate::running) return {Presence::alive, fmt::format("it runs; {}", why_no_lock)};
+  if (evidence.fate == PidFate::unknown)
+    return {Presence::unknown,
+            fmt::format("something has its pid and /proc does not show what; {}", why_no_lock)};
   return {Presence::dead, fmt::format("no such process; {}", why_no_lock)};
 }
 
@@ -106,8 +116,7 @@ Evidence gather_evidence(const ProcessEntry& process, const ProcessRow& row, con
   evidence.same_boot = std::memcmp(row.boot_id, boot.bytes, sizeof boot.bytes) == 0;
   evidence.same_namespace = load(row.pid_namespace, relaxed) == own_pid_namespace();
   if (!evidence.same_boot || !evidence.same_namespace) return evidence;
-  const auto start = process_start_ticks(process.pid);
-  evidence.runs = start != 0 && start == load(row.start_ticks, relaxed);
+  evidence.fate = fate_of(process.pid, load(row.start_ticks, relaxed));
   return evidence;
 }
 

@@ -62,8 +62,16 @@ Expected<PipelineConfig> read_config(const RunFlags& flags) {
   return resolve(settings);
 }
 
+// A file that is no segment, or only half of one, may be somebody's: it is never overwritten.
 Expected<Segment> open_or_create(const PipelineConfig& config) {
   auto segment = Segment::open(config.segment);
+  if (!segment &&
+      (segment.error().status == Status::incompatible || segment.error().status == Status::corrupt))
+    return fail(
+        segment.error().status,
+        fmt::format("{}; it was left as it is: remove it if nobody needs it, or choose another --segment",
+                    segment.error().message),
+        segment.error().errno_value);
   if (segment || segment.error().status != Status::not_found) return segment;
   SegmentOptions options;
   options.payload_bytes_max = config.size;

@@ -153,19 +153,11 @@ void print_document(const std::string& path, const RecoveryReport& repaired) {
   print_json(document);
 }
 
-// Not a Session: that recovers while it joins, and keeps to itself what it found.
-Expected<Membership> join(const Segment& segment) {
-  auto membership = Membership::join(segment, "recover");
-  // The dead may fill the table: one row is kept for that case.
-  if (!membership && membership.error().status == Status::exhausted)
-    return Membership::join(segment, "recover", JoinAs::recoverer);
-  return membership;
-}
-
 ExitCode recover(const RecoverOptions& options) {
   const auto segment = Segment::open(options.path);
   if (!segment) return report(segment.error());
-  auto membership = join(*segment);
+  // Not a Session: that recovers while it joins, and keeps to itself what it found.
+  auto membership = join_to_recover(*segment, "recover");
   if (!membership) return report(membership.error());
   const auto repaired = recover_dead(*segment, *membership);
   membership->leave();

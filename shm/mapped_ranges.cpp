@@ -1,0 +1,55 @@
+#include "shm/mapped_ranges.hpp"
+
+#include <mutex>
+#include <vector>
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+namespace sluice {
+
+namespace {
+
+struct Range {
+  void* base;
+  std::size_t bytes;
+};
+
+struct Ranges {
+  std::mutex mutex;
+  std::vector<Range> all;
+
+  Ranges();
+};
+
+Ranges& ranges() {
+  static auto* const instance = new Ranges;  // outlives every static destructor: a fork may come late
+  return *instance;
+}
+
+void before_fork() { ranges().mutex.lock(); }
+void in_parent() { ranges().mutex.unlock(); }
+void in_child() {
+  for (const auto& range : ranges().all)  // an address that is taken already is as good as blocked
+    ::mmap(range.base, range.bytes, PROT_NONE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+  ranges().mutex.unlock();
+}
+
+Ranges::Ranges() { ::pthread_atfork(before_fork, in_parent, in_child); }
+
+}  // namespace
+
+void add_mapped_range(void* base, std::size_t bytes) {
+  auto& known = ranges();
+  const std::lock_guard guard(known.mutex);
+  known.all.push_back({base, bytes});
+}
+
+void remove_mapped_range(void* base) {
+  auto& known = ranges();
+  const std::lock_guard guard(known.mutex);
+  std::erase_if(known.all, [&](const Range& range) { return range.base == base; });
+}
+
+}  // namespace sluice
