@@ -155,7 +155,7 @@ Expected<std::uint64_t> take_row(const Segment& segment, std::uint64_t index, st
 }
 
 bool has_lanes(const Segment& segment, std::uint64_t row) noexcept {
-  for (LaneId lane = 1; lane < segment.header().lane_count; ++lane) {
+  for (std::uint64_t lane = 1; lane < segment.header().lane_count; ++lane) {
     const auto word = load(segment.lane_row(lane).word, acquire);
     if (lane_word::Active::get(word) != 0 && lane_word::Process::get(word) == row) return true;
   }
