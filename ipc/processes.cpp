@@ -155,7 +155,7 @@ Expected<std::uint64_t> take_row(const Segment& segment, std::uint64_t index, st
 }
 
 bool has_lanes(const Segment& segment, std::uint64_t row) noexcept {
-  for (LaneId lane = 1; lane < segment.header().lane_count; ++lane) {
+  for (std::uint64_t lane = 1; lane < segment.header().lane_count; ++lane) {
     const auto word = load(segment.lane_row(lane).word, acquire);
     if (lane_word::Active::get(word) != 0 && lane_word::Process::get(word) == row) return true;
   }
@@ -321,8 +321,11 @@ ProcessVerdict examine_process(const Segment& segment, std::uint64_t index) {
     return verdict(Evidence::dead, word, pid, "this process, before it called exec");
   const auto maps = maps_segment(pid, segment);
   // It may have been waited for meanwhile: then its maps could not be read any more, or were another process's.
-  if (maps != Maps::no && process_start_ticks(pid) != start)
-    return verdict(Evidence::dead, word, pid, "its lock is free and the pid is gone by now");
+  if (maps != Maps::no) {
+    const auto by_now = fate_of(pid, load(row.start_ticks, relaxed));
+    if (by_now == PidFate::gone || by_now == PidFate::reused)
+      return verdict(Evidence::dead, word, pid, "its lock is free and the pid is gone by now");
+  }
   switch (maps) {
     case Maps::no:
       return verdict(Evidence::dead, word, pid, "its lock is free and it no longer maps the segment");

@@ -30,9 +30,12 @@ Ranges& ranges() {
 void before_fork() { ranges().mutex.lock(); }
 void in_parent() { ranges().mutex.unlock(); }
 void in_child() {
-  for (const auto& range : ranges().all)  // an address that is taken already is as good as blocked
-    ::mmap(range.base, range.bytes, PROT_NONE,
-           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+  for (const auto& range : ranges().all) {
+    // Where this fails, something else is there already: that blocks the address as well.
+    [[maybe_unused]] const auto* blocked =
+        ::mmap(range.base, range.bytes, PROT_NONE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+  }
   ranges().mutex.unlock();
 }
 
