@@ -154,7 +154,7 @@ void finish_shared(const LaneView& lane) noexcept {
 
 OpenCell open_cell(const LaneView& lane) noexcept {
   const auto decision = decide(lane);
-  if (!decision.has_happened) return {};
+  if (!decision.has_happened || (!decision.is_clone && decision.last_dropped)) return {};
   return {true, decision.cell, decision.is_clone ? decision.handle : Handle{}};
 }
 
