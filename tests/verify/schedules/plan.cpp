@@ -67,6 +67,7 @@ Plan plan_of(std::uint64_t seed, std::uint32_t lanes, Kind kind) noexcept {
   const auto by_seed = static_cast<Kind>(random.below(5));
   choose_acts(plan, kind == Kind::by_seed ? by_seed : kind, random);
   plan.events = plan.lanes * plan.acts * (4 + random.below(12));
+  plan.after_change = 4U << random.below(5);
   if (random.below(3) != 0) {
     plan.change_points = 1 + static_cast<std::uint32_t>(random.below(8));
     plan.freezes = random.one_in(8);

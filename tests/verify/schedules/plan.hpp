@@ -59,6 +59,7 @@ struct Plan {
   std::array<std::uint32_t, act_count> weights{};
   std::array<std::uint32_t, 4> bytes{};  // that are allocated
   std::uint32_t change_points = 0;       // of priorities; 0: a random walk
+  std::uint32_t after_change = 16;       // one preemption in so many events that changed a shared word
   std::uint32_t walk = 8;                // one preemption in so many events
   std::uint64_t events = 400;            // guessed length, over which change points and kills are spread
   std::uint32_t kills = 0;
