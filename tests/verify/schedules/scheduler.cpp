@@ -145,10 +145,11 @@ void Scheduler::kill_if_due() {
     }
     kill(victim);
   }
-  if (wants_victim_ && !is_over(running_) && is_in_the_middle(running_) && random_.one_in(3)) {
+  if (wants_victim_ && !is_over(running_) && is_in_the_middle(running_)) {
     // The change that others see, and some of the lane's own stores behind it, but not all.
     advance(running_, random_.below(3));
     if (board_.failed() || is_over(running_) || !is_in_the_middle(running_)) return;
+    if (!random_.one_in(actors_[running_].changed ? 2 : 16)) return;
     wants_victim_ = false;
     actors_[running_].doomed_at = counts.events + 1 + random_.below(96);
     actors_[running_].frozen = true;
