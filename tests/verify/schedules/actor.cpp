@@ -30,7 +30,7 @@ void Script::run(bool joined) {
   board_.actors[self_].state = ActorState::running;
   join(!joined);
   for (std::uint32_t i = 0; i < plan_.acts && !board_.failed(); ++i) act(choose());
-  if (random_.one_in(2))
+  if (random_.one_in(4))
     leave();
   else  // a census counts what is given up, told to its owner or not, as nobody's
     stepped("flushes in the end", {.act = Act::flush}, [&] {
@@ -160,7 +160,7 @@ void Script::release() {
 
 void Script::resize() {
   const auto* picked = pick();
-  if (picked == nullptr) return;
+  if (picked == nullptr) return allocate(plan_.bytes[0]);
   const auto held = *picked;
   const auto bytes = plan_.bytes[random_.below(plan_.bytes.size())];
   const auto old = held.reference.handle.value;
@@ -191,7 +191,8 @@ void Script::resize() {
 
 void Script::clone() {
   const auto* picked = pick();
-  if (picked == nullptr || held_.size() == held_max) return;
+  if (picked == nullptr) return look_up();
+  if (held_.size() == held_max) return release();
   const auto held = *picked;
   const auto second = stepped(fmt::format("clones {:#x}", held.reference.handle.value), {.act = Act::clone},
                               [&] { return held.lane->heap().clone(held.reference); });
@@ -202,7 +203,7 @@ void Script::clone() {
 
 void Script::share() {
   const auto* picked = pick();
-  if (picked == nullptr) return;
+  if (picked == nullptr) return allocate(plan_.bytes[0]);
   const auto held = *picked;
   const auto handle = held.reference.handle.value;
   board_.find(handle)->may_be_found = true;
@@ -210,14 +211,15 @@ void Script::share() {
                               [&] { return held.lane->heap().make_findable(held.reference); });
   expect(status == Status::ok, "make_findable: " + test::describe(status));
   board_.find(handle)->findable = true;
-  board_.posted[random_.below(posts)] = handle;
+  board_.posted[random_.below(plan_.posts)] = handle;
 }
 
 void Script::look_up() {
   // Now and then a block that nobody has made findable: it must not be found.
-  auto handle = board_.posted[random_.below(posts)];
+  auto handle = board_.posted[random_.below(plan_.posts)];
   if (random_.one_in(8)) handle = board_.holdings[random_.below(16)].handle;
-  if (handle == 0 || held_.size() == held_max) return share();
+  if (held_.size() == held_max) return release();
+  if (handle == 0 || random_.one_in(8)) return share();
   auto& lane = any_lane();
   const auto* holding = board_.find(handle);
   const bool was_findable = holding != nullptr && holding->findable;

@@ -14,7 +14,6 @@
 namespace sluice::verify {
 
 inline constexpr std::size_t actors_max = 12;  // ever, in one schedule
-inline constexpr std::size_t posts = 2;        // handles that all actors can find
 
 enum class ActorState : std::uint8_t { none, running, finished, dead };
 
@@ -76,7 +75,7 @@ class Board {
 
   std::array<ActorRow, actors_max> actors;
   std::array<StreamModel, streams_max> streams;
-  std::array<std::uint64_t, posts> posted{};
+  std::array<std::uint64_t, posts_max> posted{};
   std::array<Holding, 512> holdings;
   std::uint32_t deaths = 0;
   char failure[512] = {};

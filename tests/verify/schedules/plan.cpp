@@ -17,7 +17,9 @@ void choose_acts(Plan& plan, Kind kind, Random& random) {
   switch (kind) {
     case Kind::shared:  // one or two blocks that all of them hold
       weigh(plan,
-            {{Act::allocate, 2}, {Act::share, 6}, {Act::look_up, 8}, {Act::clone, 6}, {Act::release, 12}});
+            {{Act::allocate, 2}, {Act::share, 6}, {Act::look_up, 8}, {Act::clone, 6}, {Act::release, 9}});
+      plan.posts = 1;
+      plan.acts *= 3;
       break;
     case Kind::slabs:  // slabs that change hands
       weigh(plan, {{Act::allocate, 12},
@@ -67,6 +69,7 @@ Plan plan_of(std::uint64_t seed, std::uint32_t lanes, Kind kind) noexcept {
   const auto by_seed = static_cast<Kind>(random.below(5));
   choose_acts(plan, kind == Kind::by_seed ? by_seed : kind, random);
   plan.events = plan.lanes * plan.acts * (4 + random.below(12));
+  plan.after_change = 2U << random.below(4);
   if (random.below(3) != 0) {
     plan.change_points = 1 + static_cast<std::uint32_t>(random.below(8));
     plan.freezes = random.one_in(8);

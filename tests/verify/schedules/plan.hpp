@@ -49,6 +49,8 @@ inline constexpr std::uint32_t lanes_max = 4;
 /// What the scripts do most.
 enum class Kind : std::uint8_t { shared, slabs, runs, streams, everything, by_seed };
 
+inline constexpr std::size_t posts_max = 2;  // handles that all actors can find
+
 struct Plan {
   std::uint64_t seed = 0;
   std::uint32_t lanes = 2;  // actors at the start
@@ -56,9 +58,11 @@ struct Plan {
   std::uint32_t streams = 1;
   std::uint32_t capacity = 2;  // of a stream
   std::uint32_t acts = 8;      // of each actor
+  std::uint32_t posts = posts_max;
   std::array<std::uint32_t, act_count> weights{};
   std::array<std::uint32_t, 4> bytes{};  // that are allocated
   std::uint32_t change_points = 0;       // of priorities; 0: a random walk
+  std::uint32_t after_change = 16;       // one preemption in so many events that changed a shared word
   std::uint32_t walk = 8;                // one preemption in so many events
   std::uint64_t events = 400;            // guessed length, over which change points and kills are spread
   std::uint32_t kills = 0;

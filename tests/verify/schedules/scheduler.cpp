@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include <linux/futex.h>
 #include <sched.h>
@@ -88,11 +89,14 @@ std::size_t Scheduler::choose() {
     actors_[running_].priority = --lowest_;
     std::erase(able, running_);
   }
-  // What a recovery decides by is what others change meanwhile.
-  const bool recovers =
-      goes_on && !gives_way && able.size() > 1 &&
-      (board_.actors[running_].doing.act == Act::recover || board_.actors[running_].doing.act == Act::rejoin);
-  if (recovers && random_.one_in(24)) {
+  // What a recovery decides by is what others change meanwhile; and who has changed one word of two is to be met
+  // like that.
+  const auto act = board_.actors[running_].doing.act;
+  const bool recovers = act == Act::recover || act == Act::rejoin;
+  if (goes_on && !gives_way && able.size() > 1 &&
+      ((recovers && random_.one_in(16)) ||
+       (actors_[running_].changed && random_.one_in(plan_.after_change)))) {
+    actors_[running_].changed = false;
     actors_[running_].priority = --lowest_;
     std::erase(able, running_);
     return able[random_.below(able.size())];
@@ -141,7 +145,11 @@ void Scheduler::kill_if_due() {
     }
     kill(victim);
   }
-  if (wants_victim_ && !is_over(running_) && is_in_the_middle(running_) && random_.one_in(4)) {
+  if (wants_victim_ && !is_over(running_) && is_in_the_middle(running_)) {
+    // The change that others see, and some of the lane's own stores behind it, but not all.
+    advance(running_, random_.below(3));
+    if (board_.failed() || is_over(running_) || !is_in_the_middle(running_)) return;
+    if (!random_.one_in(actors_[running_].changed ? 2 : 16)) return;
     wants_victim_ = false;
     actors_[running_].doomed_at = counts.events + 1 + random_.below(96);
     actors_[running_].frozen = true;
@@ -185,6 +193,9 @@ void Scheduler::advance(std::size_t index, std::uint64_t own_max) {
   auto& actor = actors_[index];
   auto& stepper = *actor.stepper;
   ++counts.events;
+  const auto pending = std::exchange(actor.pending, 0);
+  const auto before = word_at(pending);
+  actor.changed = false;
   for (bool first = true;; first = false) {
     const auto registers = stepper.registers();
     if (is_mark(registers)) {
@@ -194,8 +205,10 @@ void Scheduler::advance(std::size_t index, std::uint64_t own_max) {
     if (!first) {
       std::uint64_t offset = 0;
       const auto touched = touch(index, registers, offset);
-      if (touched == Touch::shared)
+      if (touched == Touch::shared) {
+        actor.pending = offset;
         return note(index, registers.rip, offset, tracing_ ? describe_offset(view_, offset) : std::string());
+      }
       if (touched == Touch::own && own_max-- == 0) return;
     }
     const bool in_library = !is_in_program(registers.rip);
@@ -206,6 +219,7 @@ void Scheduler::advance(std::size_t index, std::uint64_t own_max) {
     }
     ++counts.instructions;
     ++actor.instructions;
+    if (first && pending != 0) actor.changed = word_at(pending) != before;
     if (actor.yields) return;
     if (actor.instructions > operation_instructions_max) {
       board_.fail(
@@ -223,6 +237,11 @@ void Scheduler::look_at_call(std::size_t index, const user_regs_struct& register
       (static_cast<int>(registers.rdx) & FUTEX_CMD_MASK) == FUTEX_WAIT)
     board_.fail(
         fmt::format("actor {} waits for a futex while it {}", index, board_.actors[index].doing.what));
+}
+
+std::uint64_t Scheduler::word_at(std::uint64_t offset) const {
+  const auto aligned = offset & ~std::uint64_t{7};
+  return offset == 0 ? 0 : load(*reinterpret_cast<const std::uint64_t*>(view_.base() + aligned), acquire);
 }
 
 Touch Scheduler::touch(std::size_t index, const user_regs_struct& registers, std::uint64_t& offset) const {

@@ -46,7 +46,9 @@ class Scheduler {
   struct Actor {
     std::unique_ptr<Stepper> stepper;
     std::int64_t priority = 0;
+    std::uint64_t pending = 0;       // offset of the shared word that its next instruction touches; 0: none
     bool yields = false;             // it asked for others to run
+    bool changed = false;            // its last event changed a word that others change
     bool frozen = false;             // until nobody else is left
     std::uint64_t doomed_at = 0;     // not 0: it stands still until this event, then it dies
     std::uint64_t instructions = 0;  // of its operation
@@ -63,6 +65,7 @@ class Scheduler {
   bool begin_operation(std::size_t index);
   void look_at_call(std::size_t index, const user_regs_struct& registers);
   Touch touch(std::size_t index, const user_regs_struct& registers, std::uint64_t& offset) const;
+  std::uint64_t word_at(std::uint64_t offset) const;
   void note(std::size_t index, std::uint64_t address, std::uint64_t offset, std::string what);
 
   Board& board_;
