@@ -147,7 +147,8 @@ Status Heap::release(Reference reference) noexcept {
   const auto generation = split_.generation(reference.handle);
   const auto found = load(low, relaxed);
   if (found != truth::make(generation, 1, BlockState::live)) [[unlikely]] {
-    if ((truth::Flags::get(found) & truth::flag_shared) != 0) return release_shared(reference);
+    if ((truth::Flags::get(found) & truth::flag_shared) != 0)
+      return release_shared(reference, truth_word(slab, slot), true);
     if ((truth::Flags::get(found) & truth::flag_io) != 0) return Status::busy;
     return Status::stale;  // released as another lane's, before this one adopted the slab
   }
@@ -177,7 +178,7 @@ Status Heap::release_elsewhere(Reference reference) noexcept {
   const auto found = find_block(*lane_.segment, reference.handle);
   if (!found) return found.error();  // FREEING: released before, and not flagged yet
   const auto& block = *found;
-  if ((truth::Flags::get(block.low) & truth::flag_shared) != 0) return release_shared(reference);
+  if ((truth::Flags::get(block.low) & truth::flag_shared) != 0) return release_shared(reference, *block.word, false);
   if ((truth::Flags::get(block.low) & truth::flag_io) != 0) return Status::busy;
   if (block.is_run) {
     free_run(lane_, block, reference.cell);

@@ -176,7 +176,7 @@ class Heap {
     return slab.truth[(slot / slots_per_band) * band_stride_ + slot % slots_per_band];
   }
   Status release_elsewhere(Reference reference) noexcept;
-  Status release_shared(Reference reference) noexcept;
+  Status release_shared(Reference reference, TruthWord& word, bool own_slab) noexcept;
   Status finish_release(Reference reference) noexcept;
   Status change_flags(Reference reference, std::uint64_t set, std::uint64_t clear) noexcept;
   void lift_quarantine() noexcept;

@@ -38,18 +38,14 @@ std::expected<Reference, Status> Heap::look_up(Handle handle) noexcept {
   return add_reference(*found->word, handle, true);
 }
 
-Status Heap::release_shared(Reference reference) noexcept {
-  auto& word = held_word(reference.handle);
-  auto& slab = slabs_[split_.unit(reference.handle)];
-  const auto slot = split_.slot(reference.handle);
-  const bool own_slab = slab.truth != nullptr && slot < slab.slots;
+Status Heap::release_shared(Reference reference, TruthWord& word, bool own_slab) noexcept {
   const auto dropped = drop_shared(lane_, word, reference.handle, reference.cell, own_slab);
   if (dropped == Dropped::stale) return Status::stale;
   if (dropped == Dropped::freeing) return finish_release(reference);
   free_cells_.push(reference.cell);
   if (dropped == Dropped::freed) {
     count_up(lane_.row->counters.frees_local);
-    slot_over(slab, slot, load(word.low, relaxed));
+    slot_over(slabs_[split_.unit(reference.handle)], split_.slot(reference.handle), load(word.low, relaxed));
   }
   return Status::ok;
 }

@@ -119,13 +119,12 @@ Dropped drop_shared(const LaneView& lane, TruthWord& word, Handle handle, std::u
     const auto count = truth::Count::get(found.low);
     auto low = truth::Count::set(found.low, count - 1);
     outcome = Dropped::others;
-    const auto io = truth::Flags::get(found.low) & truth::flag_io;
-    if (count == 1 && own_slab && io == 0) {
-      low = freed_word(generation, lane.segment->split());
-      outcome = Dropped::freed;
-    } else if (count == 1) {
-      low = truth::make(generation, 0, BlockState::freeing, io);
-      outcome = Dropped::freeing;
+    if (count == 1) [[unlikely]] {
+      const auto io = truth::Flags::get(found.low) & truth::flag_io;
+      const bool frees = own_slab && io == 0;
+      low = frees ? freed_word(generation, lane.segment->split())
+                  : truth::make(generation, 0, BlockState::freeing, io);
+      outcome = frees ? Dropped::freed : Dropped::freeing;
     }
     note_seen(lane, found.tag);
     if (cas_wide(word.low, word.tag, found.low, found.tag, low, truth_tag::make(lane.id, sequence))) break;
