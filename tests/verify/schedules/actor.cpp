@@ -95,7 +95,7 @@ void Script::leave() {
 }
 
 Act Script::choose() {
-  if (board_.deaths != deaths_seen_ && random_.one_in(2)) return Act::recover;
+  if (board_.deaths != deaths_seen_ && !random_.one_in(4)) return Act::recover;
   const auto total = std::accumulate(plan_.weights.begin(), plan_.weights.end(), 0U);
   auto at = random_.below(total);
   for (std::size_t i = 0; i < act_count; ++i) {

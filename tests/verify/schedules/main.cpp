@@ -1,4 +1,4 @@
-// Interleavings: several processes on one small segment, stepped in turns by a seed, some of them killed.
+// Interleavings: several processes on one small segment, run in turns as a seed says, some of them killed.
 #include "tests/verify/schedules/schedule.hpp"
 
 #include <fmt/format.h>

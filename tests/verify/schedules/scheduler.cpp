@@ -93,7 +93,7 @@ std::size_t Scheduler::choose() {
   const auto act = board_.actors[running_].doing.act;
   const bool recovers = act == Act::recover || act == Act::rejoin;
   if (goes_on && !gives_way && able.size() > 1 &&
-      ((recovers && random_.one_in(16)) ||
+      ((recovers && random_.one_in(10)) ||
        (actors_[running_].changed && random_.one_in(plan_.after_change)))) {
     actors_[running_].changed = false;
     actors_[running_].priority = --lowest_;

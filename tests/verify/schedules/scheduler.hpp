@@ -1,4 +1,4 @@
-// Runs one schedule: steps the actors in turns, as the seed says, and kills.
+// Runs one schedule: runs the actors in turns, as the seed says, and kills.
 //
 // Its unit is the event: an actor's instructions up to the next one that touches a word of the segment that others
 // change too. What lies between two such instructions nobody else can see, so that no order is left out; and what
