@@ -48,6 +48,7 @@ void judge_alive(Board& board, const std::string& path) {
   test::check_nothing_left_to_recover(session, complaints);
   test::check_sound(session.segment(), complaints);
   check_holdings(board, session.segment(), complaints);
+  check_owners_told(session.segment(), complaints);
   tell(board, "all have finished", complaints);
 }
 

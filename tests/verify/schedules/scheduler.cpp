@@ -115,15 +115,26 @@ void Scheduler::change_if_due() {
   }
 }
 
-// Its log is open: what it was doing has to be decided by who recovers it.
+// Its log is open, a reference moves, or a block that it gave up is still in its cell: who recovers it must decide.
 bool Scheduler::is_in_the_middle(std::size_t index) const {
+  const auto is_open = [&](const LaneView& lane) {
+    return open_sequence(*lane.row) != 0 ||
+           std::any_of(lane.cells, lane.cells + lane.cell_count, [&](const Cell& cell) {
+             if (load(cell.aux, acquire) != cell_aux::at_rest) return true;
+             const Handle handle{load(cell.handle, acquire)};
+             const auto& split = view_.split();
+             return handle && split.unit(handle) < view_.units_committed() &&
+                    truth::state(load(view_.truth_word(split.unit(handle), split.slot(handle)).low,
+                                      acquire)) == BlockState::freeing;
+           });
+  };
   return std::ranges::any_of(board_.actors[index].lanes, [&](std::uint16_t lane) {
-    return lane != 0 && open_sequence(view_.lane_row(lane)) != 0;
+    return lane != 0 && is_open(lane_view(view_, lane));
   });
 }
 
 // Some deaths are of who is running, a few own stores further; some of anybody, where it stands; and most of who is
-// in the middle of a logged operation, after it has stood there while the others went on.
+// in the middle of something, after it has stood there while the others went on.
 void Scheduler::kill_if_due() {
   while (!kill_at_.empty() && kill_at_.back() <= counts.events) {
     kill_at_.pop_back();
@@ -147,7 +158,7 @@ void Scheduler::kill_if_due() {
   if (wants_victim_ && !is_over(running_) && is_in_the_middle(running_)) {
     // The change that others see, and some of the lane's own stores behind it, but not all.
     advance(running_, random_.below(3));
-    if (board_.failed() || is_over(running_) || !is_in_the_middle(running_)) return;
+    if (board_.failed() || is_over(running_) || !is_in_the_middle(running_)) return;  // too far
     if (!random_.one_in(actors_[running_].changed ? 2 : 16)) return;
     wants_victim_ = false;
     actors_[running_].doomed_at = counts.events + 1 + random_.below(96);

@@ -82,7 +82,7 @@ class Scheduler {
   std::size_t running_ = 0;
   std::int64_t lowest_ = 0;
   std::uint32_t replacements_due_ = 0;
-  bool wants_victim_ = false;  // the next actor that is in the middle of a logged operation
+  bool wants_victim_ = false;  // the next actor that is in the middle of something
 };
 
 }  // namespace sluice::verify
