@@ -7,7 +7,22 @@
 
 #include <numeric>
 
+namespace {
+bool stops_in_yield = false;  // in actors
+}
+
+// Instead of the C library's, for all of this program.
+extern "C" int sched_yield() noexcept {
+  if (stops_in_yield) {
+    asm volatile(".global sluice_yield_mark\nsluice_yield_mark: int3" ::: "memory");
+  }
+  return 0;
+}
+extern "C" const char sluice_yield_mark;
+
 namespace sluice::verify {
+
+std::uint64_t yield_address() noexcept { return reinterpret_cast<std::uint64_t>(&sluice_yield_mark); }
 
 using test::must;
 
@@ -18,17 +33,21 @@ constexpr std::size_t held_max = 24;
 
 }  // namespace
 
-Script::Script(Board& board, const Plan& plan, std::size_t actor, std::string path, const StepMarks& marks)
+Script::Script(Board& board, const Plan& plan, std::size_t actor, std::string path, const Traps& traps,
+               const StepMarks& marks)
     : board_(board),
       plan_(plan),
       self_(actor),
       path_(std::move(path)),
+      traps_(traps),
       marks_(marks),
       random_((plan.seed << 8) + actor) {}
 
 void Script::run(bool joined) {
+  stops_in_yield = true;
   board_.actors[self_].state = ActorState::running;
   join(!joined);
+  traps_.plant();  // before the first mark nothing of the library runs any more
   for (std::uint32_t i = 0; i < plan_.acts && !board_.failed(); ++i) act(choose());
   if (random_.one_in(4))
     leave();
@@ -51,6 +70,7 @@ void Script::join(bool is_stepped) {
     board_.actors[self_].lanes[0] = lane_->id();
     return;
   }
+  traps_.plant();
   deaths_seen_ = board_.deaths;
   stepped("joins", {.act = Act::rejoin}, [&] {
     session_ = std::make_unique<Session>(must(Session::join(std::move(segment), "actor")));
@@ -75,7 +95,7 @@ void Script::leave() {
 }
 
 Act Script::choose() {
-  if (board_.deaths != deaths_seen_ && random_.one_in(2)) return Act::recover;
+  if (board_.deaths != deaths_seen_ && !random_.one_in(4)) return Act::recover;
   const auto total = std::accumulate(plan_.weights.begin(), plan_.weights.end(), 0U);
   auto at = random_.below(total);
   for (std::size_t i = 0; i < act_count; ++i) {

@@ -5,6 +5,7 @@
 #include "runtime/session.hpp"
 #include "tests/verify/schedules/board.hpp"
 #include "tests/verify/support/stepper.hpp"
+#include "tests/verify/support/traps.hpp"
 
 #include <memory>
 #include <string>
@@ -13,9 +14,13 @@
 
 namespace sluice::verify {
 
+/// Where an actor that asks for others to run stops: this program's sched_yield() is a mark.
+std::uint64_t yield_address() noexcept;
+
 class Script {
  public:
-  Script(Board& board, const Plan& plan, std::size_t actor, std::string path, const StepMarks& marks);
+  Script(Board& board, const Plan& plan, std::size_t actor, std::string path, const Traps& traps,
+         const StepMarks& marks);
 
   /// `joined`: it is in the segment before the first step; else joining is stepped.
   void run(bool joined);
@@ -59,6 +64,7 @@ class Script {
   const Plan& plan_;
   std::size_t self_;
   std::string path_;
+  const Traps& traps_;
   const StepMarks& marks_;
   Random random_;
   std::unique_ptr<Session> session_;

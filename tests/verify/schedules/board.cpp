@@ -165,4 +165,25 @@ void check_holdings(Board& board, const Segment& segment, test::Complaints& comp
   }
 }
 
+void check_owners_told(const Segment& segment, test::Complaints& complaints) {
+  const auto named = test::take_census(segment).references;
+  for (std::uint32_t unit = 0; unit < segment.units_committed(); ++unit) {
+    const auto word = load(segment.unit(unit).word, acquire);
+    const auto size_class = static_cast<std::uint32_t>(unit_word::Class::get(word));
+    if (unit_word::state(word) != UnitState::slab || size_class >= segment.classes().count()) continue;
+    const auto owner = load(segment.lane_row(unit_word::Lane::get(word)).word, acquire);
+    if (lane_word::Incarnation::get(owner) != unit_word::Tag::get(word))
+      continue;  // its adopter needs no bit
+    for (std::uint32_t slot = 0; slot < segment.classes().slots(size_class); ++slot) {
+      const auto low = load(segment.truth_word(unit, slot).low, acquire);
+      const bool told = (load(segment.remote_bits(unit).words[slot / 64], acquire) >> (slot % 64) & 1) != 0;
+      if (truth::state(low) != BlockState::freeing || told) continue;
+      if (const auto handle = segment.split().make(truth::Generation::get(low), unit, slot);
+          !named.contains(handle.value))
+        complaints.push_back(
+            fmt::format("block {:#x} was given up, and its owner is not told", handle.value));
+    }
+  }
+}
+
 }  // namespace sluice::verify

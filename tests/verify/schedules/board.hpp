@@ -93,4 +93,7 @@ bool begins_marked(std::span<const std::byte> bytes, std::uint64_t handle) noexc
 /// Nobody is inside an operation and all dead are recovered: every truth word counts what the model does.
 void check_holdings(Board& board, const Segment& segment, test::Complaints& complaints);
 
+/// The same moment: no living owner of a slab waits for a block that was given up, and that nobody will tell it of.
+void check_owners_told(const Segment& segment, test::Complaints& complaints);
+
 }  // namespace sluice::verify

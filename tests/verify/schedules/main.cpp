@@ -1,4 +1,4 @@
-// Interleavings: several processes on one small segment, stepped in turns by a seed, some of them killed.
+// Interleavings: several processes on one small segment, run in turns as a seed says, some of them killed.
 #include "tests/verify/schedules/schedule.hpp"
 
 #include <fmt/format.h>
@@ -7,7 +7,6 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -41,13 +40,11 @@ struct Total {
   Counts counts;
 };
 
-// The same addresses each time: they are printed, and compared by who reads two runs. And all of them found at the
-// start: a library's function that is entered then returns to who called it.
+// The same addresses each time: they are printed, and compared by who reads two runs.
 void fix_addresses(char** argv) {
-  if (std::getenv("LD_BIND_NOW") != nullptr) return;
   const int now = ::personality(0xffffffff);
-  if (now >= 0) ::personality(static_cast<unsigned long>(now) | ADDR_NO_RANDOMIZE);
-  ::setenv("LD_BIND_NOW", "1", 1);
+  if (now < 0 || (now & ADDR_NO_RANDOMIZE) != 0) return;
+  if (::personality(static_cast<unsigned long>(now) | ADDR_NO_RANDOMIZE) < 0) return;
   ::execv("/proc/self/exe", argv);
 }
 
@@ -62,9 +59,10 @@ void try_tracing() {
   while (nothing.step()) continue;
 }
 
-void run_one(const Plan& plan, const ScheduleOptions& options, Total& total) {
+void run_one(const Plan& plan, const Traps& traps, const ScheduleOptions& options, Total& total) {
   const test::SharedWithChildren<Outcome> outcome;
-  const auto ended = test::run_child([&] { run_schedule(plan, options, *outcome); }, std::chrono::minutes(5));
+  const auto ended =
+      test::run_child([&] { run_schedule(plan, traps, options, *outcome); }, std::chrono::minutes(5));
   if (ended.code != 0) {
     outcome->failed = true;
     fmt::print("FAILED seed {}: {}\n    again: {}\n", plan.seed,
@@ -83,6 +81,7 @@ void run_one(const Plan& plan, const ScheduleOptions& options, Total& total) {
 }
 
 int run(const Options& options) {
+  const Traps traps;
   Total total;
   const auto began = Clock::now();
   auto told = began;
@@ -94,7 +93,7 @@ int run(const Options& options) {
     if (options.lanes != 0) schedule.replay += fmt::format(" --lanes {}", options.lanes);
     for (const auto& [name, kind] : kinds)
       if (kind == options.kind) schedule.replay += fmt::format(" --kind {}", name);
-    run_one(plan_of(seed, options.lanes, options.kind), schedule, total);
+    run_one(plan_of(seed, options.lanes, options.kind), traps, schedule, total);
     if (options.has_seed || total.failures >= options.failures) break;
     if (options.seeds != 0 && total.schedules == options.seeds) break;
     if (options.seconds > 0 && passed() >= options.seconds) break;

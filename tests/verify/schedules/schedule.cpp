@@ -48,6 +48,7 @@ void judge_alive(Board& board, const std::string& path) {
   test::check_nothing_left_to_recover(session, complaints);
   test::check_sound(session.segment(), complaints);
   check_holdings(board, session.segment(), complaints);
+  check_owners_told(session.segment(), complaints);
   tell(board, "all have finished", complaints);
 }
 
@@ -99,7 +100,7 @@ void print_trace(const Scheduler& scheduler) {
 
 }  // namespace
 
-void run_schedule(const Plan& plan, const ScheduleOptions& options, Outcome& outcome) {
+void run_schedule(const Plan& plan, const Traps& traps, const ScheduleOptions& options, Outcome& outcome) {
   stay_on_one_processor();
   const test::SharedWithChildren<Board> board;
   const test::TempDirectory directory;
@@ -111,7 +112,7 @@ void run_schedule(const Plan& plan, const ScheduleOptions& options, Outcome& out
   });
   if (board->failed()) throw std::runtime_error(board->failure);
   const auto view = must(Segment::attach_read_only(path));
-  Scheduler scheduler(*board, plan, path, view, options.trace);
+  Scheduler scheduler(*board, plan, path, view, traps, options.trace);
   scheduler.run();
   if (!board->failed()) in_child(*board, "judge the living", [&] { judge_alive(*board, path); });
   scheduler.kill_all();

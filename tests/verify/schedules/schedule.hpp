@@ -23,6 +23,6 @@ struct ScheduleOptions {
 };
 
 /// Run it in this process, which it is best to throw away afterwards. A failure is printed.
-void run_schedule(const Plan& plan, const ScheduleOptions& options, Outcome& outcome);
+void run_schedule(const Plan& plan, const Traps& traps, const ScheduleOptions& options, Outcome& outcome);
 
 }  // namespace sluice::verify

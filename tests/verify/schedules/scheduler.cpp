@@ -9,26 +9,25 @@
 #include <algorithm>
 #include <utility>
 
-#include <linux/futex.h>
-#include <sched.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace sluice::verify {
 
 namespace {
 
-constexpr std::uint64_t operation_instructions_max = 2'000'000;
+constexpr std::uint64_t operation_instructions_max = 500'000;
 constexpr std::size_t trace_max = 80;
 constexpr unsigned patience_s = 60;  // for 2^16 events
 
 }  // namespace
 
-Scheduler::Scheduler(Board& board, const Plan& plan, std::string path, const Segment& view, bool trace_wanted)
+Scheduler::Scheduler(Board& board, const Plan& plan, std::string path, const Segment& view,
+                     const Traps& traps, bool trace_wanted)
     : board_(board),
       plan_(plan),
       path_(std::move(path)),
       view_(view),
+      traps_(traps),
       tracing_(trace_wanted),
       random_(plan.seed * 2) {
   for (std::uint32_t i = 0; i < plan.change_points; ++i) change_at_.push_back(random_.below(plan.events));
@@ -42,7 +41,7 @@ Scheduler::Scheduler(Board& board, const Plan& plan, std::string path, const Seg
 void Scheduler::start(bool joined) {
   const auto index = actors_.size();
   actors_.push_back({.stepper = std::make_unique<Stepper>([&, index, joined](const StepMarks& marks) {
-                       Script(board_, plan_, index, path_, marks).run(joined);
+                       Script(board_, plan_, index, path_, traps_, marks).run(joined);
                      }),
                      .priority = static_cast<std::int64_t>(1 + random_.below(1U << 20))});
   note(index, 0, 0, fmt::format("{}; {}", joined ? "is there" : "starts", board_.actors[index].doing.what));
@@ -94,7 +93,7 @@ std::size_t Scheduler::choose() {
   const auto act = board_.actors[running_].doing.act;
   const bool recovers = act == Act::recover || act == Act::rejoin;
   if (goes_on && !gives_way && able.size() > 1 &&
-      ((recovers && random_.one_in(16)) ||
+      ((recovers && random_.one_in(10)) ||
        (actors_[running_].changed && random_.one_in(plan_.after_change)))) {
     actors_[running_].changed = false;
     actors_[running_].priority = --lowest_;
@@ -116,15 +115,26 @@ void Scheduler::change_if_due() {
   }
 }
 
-// Its log is open: what it was doing has to be decided by who recovers it.
+// Its log is open, a reference moves, or a block that it gave up is still in its cell: who recovers it must decide.
 bool Scheduler::is_in_the_middle(std::size_t index) const {
+  const auto is_open = [&](const LaneView& lane) {
+    return open_sequence(*lane.row) != 0 ||
+           std::any_of(lane.cells, lane.cells + lane.cell_count, [&](const Cell& cell) {
+             if (load(cell.aux, acquire) != cell_aux::at_rest) return true;
+             const Handle handle{load(cell.handle, acquire)};
+             const auto& split = view_.split();
+             return handle && split.unit(handle) < view_.units_committed() &&
+                    truth::state(load(view_.truth_word(split.unit(handle), split.slot(handle)).low,
+                                      acquire)) == BlockState::freeing;
+           });
+  };
   return std::ranges::any_of(board_.actors[index].lanes, [&](std::uint16_t lane) {
-    return lane != 0 && open_sequence(view_.lane_row(lane)) != 0;
+    return lane != 0 && is_open(lane_view(view_, lane));
   });
 }
 
 // Some deaths are of who is running, a few own stores further; some of anybody, where it stands; and most of who is
-// in the middle of a logged operation, after it has stood there while the others went on.
+// in the middle of something, after it has stood there while the others went on.
 void Scheduler::kill_if_due() {
   while (!kill_at_.empty() && kill_at_.back() <= counts.events) {
     kill_at_.pop_back();
@@ -148,7 +158,7 @@ void Scheduler::kill_if_due() {
   if (wants_victim_ && !is_over(running_) && is_in_the_middle(running_)) {
     // The change that others see, and some of the lane's own stores behind it, but not all.
     advance(running_, random_.below(3));
-    if (board_.failed() || is_over(running_) || !is_in_the_middle(running_)) return;
+    if (board_.failed() || is_over(running_) || !is_in_the_middle(running_)) return;  // too far
     if (!random_.one_in(actors_[running_].changed ? 2 : 16)) return;
     wants_victim_ = false;
     actors_[running_].doomed_at = counts.events + 1 + random_.below(96);
@@ -162,7 +172,7 @@ void Scheduler::kill_if_due() {
 
 void Scheduler::kill(std::size_t index) {
   auto& stepper = *actors_[index].stepper;
-  note(index, stepper.next_address(), 0, "killed before");
+  note(index, actors_[index].at, 0, "killed before");
   stepper.kill();
   board_.died(index, view_);
   ++counts.kills;
@@ -176,67 +186,57 @@ void Scheduler::kill_all() {
   }
 }
 
-// Past the mark behind its operation; what it did goes on the board; then past the mark before the next one.
-bool Scheduler::begin_operation(std::size_t index) {
+// To behind the next mark or breakpoint. An instruction with a breakpoint is executed from its copy.
+bool Scheduler::run_on(std::size_t index) {
   auto& actor = actors_[index];
-  if (!actor.stepper->run_to_mark() || !actor.stepper->run_to_mark()) {
+  if (const auto copy = traps_.copy_of(actor.at)) actor.stepper->move_to(*copy);
+  if (!actor.stepper->run_to_mark()) {
     board_.fail(fmt::format("actor {} ended by itself: {}", index, actor.stepper->how_it_ended()));
     return false;
   }
+  actor.at = actor.stepper->next_address() - 1;  // a breakpoint's one byte has been executed
+  return true;
+}
+
+// Its operation has ended: what it did goes on the board, without steps, up to the mark before the next one.
+void Scheduler::begin_operation(std::size_t index) {
+  auto& actor = actors_[index];
+  do
+    if (!run_on(index)) return;
+  while (traps_.copy_of(actor.at));
   actor.instructions = 0;
   note(index, 0, 0, is_over(index) ? "has finished" : board_.actors[index].doing.what);
-  return true;
 }
 
 // One event. Or stop before own word number `own_max` of the segment, if that comes first.
 void Scheduler::advance(std::size_t index, std::uint64_t own_max) {
   auto& actor = actors_[index];
-  auto& stepper = *actor.stepper;
   ++counts.events;
   const auto pending = std::exchange(actor.pending, 0);
   const auto before = word_at(pending);
   actor.changed = false;
   for (bool first = true;; first = false) {
-    const auto registers = stepper.registers();
-    if (is_mark(registers)) {
-      begin_operation(index);
-      return;
-    }
-    if (!first) {
-      std::uint64_t offset = 0;
-      const auto touched = touch(index, registers, offset);
-      if (touched == Touch::shared) {
-        actor.pending = offset;
-        return note(index, registers.rip, offset, tracing_ ? describe_offset(view_, offset) : std::string());
-      }
-      if (touched == Touch::own && own_max-- == 0) return;
-    }
-    const bool in_library = !is_in_program(registers.rip);
-    if (in_library) look_at_call(index, registers);
-    if (!(in_library ? stepper.run_to_return() : stepper.step())) {
-      board_.fail(fmt::format("actor {} ended by itself: {}", index, stepper.how_it_ended()));
-      return;
-    }
-    ++counts.instructions;
-    ++actor.instructions;
+    if (!run_on(index)) return;
     if (first && pending != 0) actor.changed = word_at(pending) != before;
-    if (actor.yields) return;
-    if (actor.instructions > operation_instructions_max) {
-      board_.fail(
-          fmt::format("actor {} does not come to an end: it {}", index, board_.actors[index].doing.what));
+    if (actor.at == yield_address()) {
+      actor.yields = true;
       return;
     }
+    if (!traps_.copy_of(actor.at)) return begin_operation(index);
+    ++counts.instructions;
+    if (++actor.instructions > operation_instructions_max)
+      return board_.fail(
+          fmt::format("actor {} does not come to an end: it {}", index, board_.actors[index].doing.what));
+    auto registers = actor.stepper->registers();
+    registers.rip = actor.at;
+    std::uint64_t offset = 0;
+    const auto touched = touch(index, registers, offset);
+    if (touched == Touch::shared) {
+      actor.pending = offset;
+      return note(index, registers.rip, offset, tracing_ ? describe_offset(view_, offset) : std::string());
+    }
+    if (touched == Touch::own && own_max-- == 0) return;
   }
-}
-
-// A library's function is entered: it runs as one instruction, for it does not know the words that are shared.
-void Scheduler::look_at_call(std::size_t index, const user_regs_struct& registers) {
-  const auto is = [&](auto* function) { return registers.rip == reinterpret_cast<std::uint64_t>(function); };
-  if (is(&::sched_yield)) actors_[index].yields = true;
-  if (is(&::syscall) && registers.rdi == SYS_futex &&
-      (static_cast<int>(registers.rdx) & FUTEX_CMD_MASK) == FUTEX_WAIT)
-    board_.fail(
-        fmt::format("actor {} waits for a futex while it {}", index, board_.actors[index].doing.what));
 }
 
 std::uint64_t Scheduler::word_at(std::uint64_t offset) const {

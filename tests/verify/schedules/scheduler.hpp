@@ -1,4 +1,4 @@
-// Runs one schedule: steps the actors in turns, as the seed says, and kills.
+// Runs one schedule: runs the actors in turns, as the seed says, and kills.
 //
 // Its unit is the event: an actor's instructions up to the next one that touches a word of the segment that others
 // change too. What lies between two such instructions nobody else can see, so that no order is left out; and what
@@ -31,7 +31,8 @@ struct Event {
 class Scheduler {
  public:
   /// Actors are forks of the caller. `trace`: keep what happened last.
-  Scheduler(Board& board, const Plan& plan, std::string path, const Segment& view, bool trace);
+  Scheduler(Board& board, const Plan& plan, std::string path, const Segment& view, const Traps& traps,
+            bool trace);
 
   /// Until all actors have finished or died. Failures are on the board.
   void run();
@@ -45,6 +46,7 @@ class Scheduler {
  private:
   struct Actor {
     std::unique_ptr<Stepper> stepper;
+    std::uint64_t at = 0;  // the instruction that it stands before, where that has a breakpoint
     std::int64_t priority = 0;
     std::uint64_t pending = 0;       // offset of the shared word that its next instruction touches; 0: none
     bool yields = false;             // it asked for others to run
@@ -62,8 +64,8 @@ class Scheduler {
   bool is_in_the_middle(std::size_t index) const;
   void kill(std::size_t index);
   void advance(std::size_t index, std::uint64_t own_max = ~std::uint64_t{0});
-  bool begin_operation(std::size_t index);
-  void look_at_call(std::size_t index, const user_regs_struct& registers);
+  bool run_on(std::size_t index);
+  void begin_operation(std::size_t index);
   Touch touch(std::size_t index, const user_regs_struct& registers, std::uint64_t& offset) const;
   std::uint64_t word_at(std::uint64_t offset) const;
   void note(std::size_t index, std::uint64_t address, std::uint64_t offset, std::string what);
@@ -72,6 +74,7 @@ class Scheduler {
   const Plan& plan_;
   std::string path_;
   const Segment& view_;
+  const Traps& traps_;
   bool tracing_;
   Random random_;
   std::vector<Actor> actors_;
@@ -79,7 +82,7 @@ class Scheduler {
   std::size_t running_ = 0;
   std::int64_t lowest_ = 0;
   std::uint32_t replacements_due_ = 0;
-  bool wants_victim_ = false;  // the next actor that is in the middle of a logged operation
+  bool wants_victim_ = false;  // the next actor that is in the middle of something
 };
 
 }  // namespace sluice::verify

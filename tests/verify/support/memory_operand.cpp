@@ -80,20 +80,52 @@ std::optional<std::uint64_t> address_of(const Byte* modrm, Byte rex, const user_
   return displacement == 0 ? address : address + read_signed(next, displacement);
 }
 
+struct Operand {
+  const Byte* modrm = nullptr;  // null: none that names memory
+  Byte rex = 0;
+  Byte opcode = 0;  // of one byte; 0x0f for all others
+  bool is_string = false;
+};
+
+Operand operand_of(const Byte* at) noexcept {
+  Operand found;
+  while (is_prefix(*at)) ++at;
+  if (in(*at, 0x40, 0x4f)) found.rex = *at++;
+  found.opcode = *at++;
+  if (found.opcode == 0x0f) {
+    const Byte second = *at++;
+    if (second == 0x38 || second == 0x3a)
+      found.modrm = at + 1;
+    else if (two_byte_touches(second))
+      found.modrm = at;
+  } else if (is_string(found.opcode)) {
+    found.is_string = true;
+  } else if (one_byte_touches(found.opcode)) {
+    found.modrm = at;
+  }
+  return found;
+}
+
 }  // namespace
 
 std::optional<std::uint64_t> memory_operand(const user_regs_struct& registers) noexcept {
-  const Byte* at = code_at(registers.rip);
-  while (is_prefix(*at)) ++at;
-  const Byte rex = in(*at, 0x40, 0x4f) ? *at++ : Byte{0};
-  const Byte opcode = *at++;
-  if (opcode == 0x0f) {
-    const Byte second = *at++;
-    if (second == 0x38 || second == 0x3a) return address_of(at + 1, rex, registers);
-    return two_byte_touches(second) ? address_of(at, rex, registers) : std::nullopt;
-  }
-  if (is_string(opcode)) return opcode == 0xac || opcode == 0xad ? registers.rsi : registers.rdi;
-  return one_byte_touches(opcode) ? address_of(at, rex, registers) : std::nullopt;
+  const auto found = operand_of(code_at(registers.rip));
+  if (found.is_string) return found.opcode == 0xac || found.opcode == 0xad ? registers.rsi : registers.rdi;
+  return found.modrm == nullptr ? std::nullopt : address_of(found.modrm, found.rex, registers);
+}
+
+bool may_touch_segment(std::uint64_t address) noexcept {
+  const auto found = operand_of(code_at(address));
+  if (found.is_string) return true;
+  if (found.modrm == nullptr) return false;
+  const unsigned mode = *found.modrm >> 6;
+  const unsigned low = *found.modrm & 7;
+  if (mode == 3 || (mode == 0 && low == 5)) return false;
+  if (found.opcode == 0x8f || (found.opcode == 0xff && (*found.modrm & 0x38) > 0x08))
+    return false;  // pop, jumps, push
+  const unsigned base = low == 4 ? found.modrm[1] & 7U : low;
+  const bool stack = (found.rex & 1) == 0 && (base == 4 || (base == 5 && mode != 0));
+  return !stack;
 }
 
 bool is_mark(const user_regs_struct& registers) noexcept { return *code_at(registers.rip) == 0xcc; }

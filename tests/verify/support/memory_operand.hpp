@@ -16,6 +16,10 @@ namespace sluice::verify {
 /// source   Intel SDM volume 2, chapter 2 and appendix A
 std::optional<std::uint64_t> memory_operand(const user_regs_struct& registers) noexcept;
 
+/// Whether the instruction at `address`, which is the caller's code too, has a memory operand that is not on the
+/// stack (no frame pointer is omitted: rbp is the stack's), and can be executed elsewhere.
+bool may_touch_segment(std::uint64_t address) noexcept;
+
 /// Whether the next instruction is a tracee's mark (StepMarks::mark).
 bool is_mark(const user_regs_struct& registers) noexcept;
 

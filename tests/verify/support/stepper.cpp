@@ -24,8 +24,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-extern "C" const char __executable_start, etext;  // the linker's: where the program's code begins and ends
-
 namespace sluice::verify {
 
 namespace {
@@ -138,28 +136,12 @@ bool Stepper::run_to_mark() {
   return pid_ > 0 && (stopped_by_ == SIGTRAP || run_to_mark());  // another signal is handed on
 }
 
-bool Stepper::run_to_return() {
+void Stepper::move_to(std::uint64_t address) {
 #if defined(__x86_64__)
-  if (pid_ < 0) return false;
-  const auto stack =
-      static_cast<std::uint64_t>(::ptrace(PTRACE_PEEKUSER, pid_, offsetof(user_regs_struct, rsp), nullptr));
-  const auto target = ::ptrace(PTRACE_PEEKDATA, pid_, stack, nullptr);
-  // A breakpoint of the processor's: one in the code would be there for kills, too.
-  const auto set = [&](std::size_t index, long value) {
-    if (::ptrace(PTRACE_POKEUSER, pid_, offsetof(struct user, u_debugreg) + index * sizeof value, value) != 0)
-      throw TracingForbidden(fmt::format("ptrace(PTRACE_POKEUSER): {}", std::strerror(errno)));
-  };
-  if (breakpoint_ != target) {
-    if (breakpoint_ == 0) set(7, 0);
-    set(0, target);
-    breakpoint_ = target;
-  }
-  set(7, 1);  // an instruction of this thread, register 0
-  const bool alive = run_to_mark();
-  if (alive) set(7, 0);
-  return alive;
+  if (::ptrace(PTRACE_POKEUSER, pid_, offsetof(user_regs_struct, rip), address) != 0)
+    throw TracingForbidden(fmt::format("ptrace(PTRACE_POKEUSER): {}", std::strerror(errno)));
 #else
-  return step();
+  (void)address;
 #endif
 }
 
@@ -182,11 +164,6 @@ void Stepper::kill() {
   }
   pid_ = -1;
   killed_ = true;
-}
-
-bool is_in_program(std::uint64_t address) noexcept {
-  return address >= reinterpret_cast<std::uint64_t>(&__executable_start) &&
-         address < reinterpret_cast<std::uint64_t>(&etext);
 }
 
 void stay_on_one_processor() noexcept {

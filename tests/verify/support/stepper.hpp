@@ -50,11 +50,10 @@ class Stepper {
   /// One instruction (a system call is one; a repeated string instruction is one per repetition).
   /// false: the tracee has passed end(), or has ended by itself (see ended()).
   bool step();
-  /// Run at full speed to behind the next mark. false: the tracee has ended by itself.
+  /// Run at full speed to behind the next mark or breakpoint. false: the tracee has ended by itself.
   bool run_to_mark();
-  /// Run at full speed until the function that was just entered has returned. false as for run_to_mark(). For code
-  /// that touches nothing that is watched; it must not throw.
-  bool run_to_return();
+  /// Where the tracee goes on.
+  void move_to(std::uint64_t address);
   /// SIGKILL before the next instruction, and reap. The kernel has released all that the tracee held afterwards.
   void kill();
 
@@ -81,12 +80,8 @@ class Stepper {
   int stopped_by_ = 0;
   std::uint64_t steps_ = 0;
   std::uint64_t killed_at_ = 0;
-  long breakpoint_ = 0;
   std::string how_;
 };
-
-/// Whether an address is in the program itself, and not in a library.
-bool is_in_program(std::uint64_t address) noexcept;
 
 /// Keep the caller and its tracees on one processor: the change from one to the other then needs no interrupt.
 void stay_on_one_processor() noexcept;
