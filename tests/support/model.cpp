@@ -67,6 +67,8 @@ void check_drained(Lane& lane, QueueId stream, Complaints& complaints) {
 
 void check_all_bytes_usable(Lane& lane, Complaints& complaints) {
   const auto& segment = lane.segment();
+  // What could not be isolated when its holder died is tried again by who finds no room.
+  if (load(segment.control().quarantined, acquire) != 0) (void)capacity_for(lane, unit_bytes);
   for (const std::size_t bytes : {std::size_t{20480}, std::size_t{64}, std::size_t{unit_bytes}}) {
     const auto expected = capacity_expected(segment, bytes);
     if (expected >= lane.heap().cells_free()) continue;

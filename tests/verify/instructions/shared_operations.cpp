@@ -1,4 +1,4 @@
-// References to blocks that several hold. All others are dead when a state is judged, so recovery of their lanes
+// References to blocks that several hold, and blocks that devices have. All others are dead when a state is judged, so recovery of their lanes
 // has replaced the tags that the actor left before it comes to the actor's open operation.
 #include "tests/verify/instructions/operation.hpp"
 
@@ -67,6 +67,25 @@ void let_second_lane_tag(Actor& self) {
   must(self.heap().make_findable(self.held.front()));
   auto& second = self.second_lane();
   must(second.heap().release(must(second.heap().look_up(self.held.front().handle))));
+}
+
+void lend_each(Actor& self) {
+  for (const auto& reference : self.held) must(self.heap().begin_io(reference));
+}
+
+// The survivor's, as a death with a device at work has left it.
+void set_aside(test::Survivor& survivor) {
+  auto& heap = survivor.lane->heap();
+  const auto& segment = survivor.segment();
+  for (const std::size_t bytes : {std::size_t{5000}, 2 * unit_bytes}) {
+    const auto block = must(heap.allocate(bytes));
+    const auto& split = segment.split();
+    auto& word = segment.truth_word(split.unit(block.handle), split.slot(block.handle));
+    store(word.low, truth::make(split.generation(block.handle), 0, BlockState::quarantined), release);
+    store(heap.cell(block.cell).handle, 0, release);
+    heap.unreserve_cell(block.cell);
+    fetch_add(segment.control().quarantined, 1, relaxed);
+  }
 }
 
 }  // namespace
@@ -147,6 +166,35 @@ std::vector<Operation> shared_operations() {
       {.name = "resize: to a run",
        .set_up = [](Actor& self) { self.join(), self.hold(30000); },
        .act = [](Actor& self) { must(self.heap().resize(self.held.front(), 2 * unit_bytes)); },
+       .writes_blocks = true},
+      {.name = "lend to a device and take back",
+       .set_up = [](Actor& self) { self.join(), self.hold(5000); },
+       .act =
+           [](Actor& self) {
+             lend_each(self);
+             must(self.heap().end_io(self.held.front()));
+           },
+       .writes_blocks = true},
+      {.name = "lend a shared block to a device",
+       .set_up = [](Actor& self) { hold_twice(self, 5000); },
+       .act = lend_each,
+       .writes_blocks = true},
+      {.name = "drop: the last, lent to a device",
+       .set_up = [](Actor& self) { hold_twice(self, 5000), lend_each(self); },
+       .act = release_each,
+       .writes_blocks = true},
+      {.name = "drop: the last of a run, lent to a device",
+       .set_up = [](Actor& self) { hold_twice(self, 2 * unit_bytes), lend_each(self); },
+       .act = release_each,
+       .writes_blocks = true},
+      {.name = "lift a quarantine",
+       .set_up = [](Actor& self) { self.join(); },
+       .act =
+           [](Actor& self) {
+             while (self.heap().allocate(2 * unit_bytes)) continue;
+           },
+       .prepare = set_aside,
+       .units = 12,
        .writes_blocks = true},
   };
 }
