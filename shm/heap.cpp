@@ -178,7 +178,8 @@ Status Heap::release_elsewhere(Reference reference) noexcept {
   const auto found = find_block(*lane_.segment, reference.handle);
   if (!found) return found.error();  // FREEING: released before, and not flagged yet
   const auto& block = *found;
-  if ((truth::Flags::get(block.low) & truth::flag_shared) != 0) return release_shared(reference, *block.word, false);
+  if ((truth::Flags::get(block.low) & truth::flag_shared) != 0)
+    return release_shared(reference, *block.word, false);
   if ((truth::Flags::get(block.low) & truth::flag_io) != 0) return Status::busy;
   if (block.is_run) {
     free_run(lane_, block, reference.cell);

@@ -100,7 +100,8 @@ ProcessSet::Ended ProcessSet::ended(std::uint32_t slot, int status) {
   for (auto& child : slots_)
     if (child.state == Slot::State::promised && child.promised_by == slot) child = {};
   slots_[slot] = {};
-  journal(slot).phase = Phase::starting;  // who was killed may have obeyed before it died, and holds nothing now
+  journal(slot).phase =
+      Phase::starting;  // who was killed may have obeyed before it died, and holds nothing now
   return result;
 }
 
