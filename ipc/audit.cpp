@@ -25,7 +25,7 @@ class Structures final : public ReferenceSource {
     std::vector<StreamRing> rings;
     for (std::uint32_t index = 0; index < segment.header().queue_count; ++index)
       queue(segment, index, report, reference, rings);
-    for (LaneId lane = 1; lane < segment.header().lane_count; ++lane) check_lane(segment, lane, report);
+    for (LaneId lane = 1; lane < segment.lane_count(); ++lane) check_lane(segment, lane, report);
     for (std::uint64_t row = 0; row < segment.header().process_count; ++row) {
       const auto word = load(process_row(segment, row).word, acquire);
       if (process_word::State::get(word) > static_cast<std::uint64_t>(ProcessState::recovering))

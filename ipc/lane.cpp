@@ -44,7 +44,7 @@ Expected<std::unique_ptr<Lane>> Lane::claim(const Segment& segment, const Member
   if (!process.joined() || process.is_recoverer())
     return fail(Status::bad_argument,
                 fmt::format("{}: only a process that joined as a member can claim a lane", segment.path()));
-  for (LaneId id = 1; id < segment.header().lane_count; ++id) {
+  for (LaneId id = 1; id < segment.lane_count(); ++id) {
     auto& row = segment.lane_row(id);
     auto word = load(row.word, acquire);
     if (lane_word::Active::get(word) != 0) continue;
@@ -108,7 +108,7 @@ LaneRecovery recover_lane(const Segment& segment, LaneId id) noexcept {
   report.roles = release_roles(segment, lane);
   auto self = lane_claim::make(lane.id, lane.incarnation);
   cas(segment.control().run_claimer, self, 0, acq_rel);
-  for (LaneId other = 1; other < segment.header().lane_count; ++other)
+  for (LaneId other = 1; other < segment.lane_count(); ++other)
     ring(segment.lane_row(other).doorbell);  // blocks may have come back to any
   crash_point("recover.lane.roles");
 

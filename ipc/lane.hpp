@@ -17,7 +17,7 @@ namespace sluice {
 
 struct LaneOptions {
   std::uint32_t cells = 1024;  // references it can hold at once; [64, header.cells_per_lane]
-  std::string_view name = {};  // for people
+  std::string_view name = {};  // for people; NOLINT(readability-redundant-member-init): gcc asks for it
 };
 
 class Lane {
@@ -58,6 +58,6 @@ struct LaneRecovery {
 
 /// Run recovery as the lane, steps 1 to 5 of docs/recovery.md; the lane is free afterwards. The caller has
 /// claimed the lane's process (or is the lane). Repeatable at every step.
-LaneRecovery recover_lane(const Segment& segment, LaneId lane) noexcept;
+LaneRecovery recover_lane(const Segment& segment, LaneId id) noexcept;
 
 }  // namespace sluice

@@ -43,7 +43,7 @@ RecoveryReport recover_process(const Segment& segment, const Membership& self, s
   if (!cas(word, expected, claimed, acq_rel)) return report;
   crash_point("recover.process.claimed");  // recovery: the claimer is dead, its claim is taken over
   ++report.processes;
-  for (LaneId lane = 1; lane < segment.header().lane_count; ++lane) {
+  for (LaneId lane = 1; lane < segment.lane_count(); ++lane) {
     const auto lane_now = load(segment.lane_row(lane).word, acquire);
     if (lane_word::Active::get(lane_now) == 0 || lane_word::Process::get(lane_now) != row) continue;
     const auto repaired = recover_lane(segment, lane);

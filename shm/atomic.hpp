@@ -63,7 +63,7 @@ inline T fetch_and(T& word, std::type_identity_t<T> value, std::memory_order ord
 inline bool cas_wide(std::uint64_t& low, std::uint64_t& high, std::uint64_t& expected_low,
                      std::uint64_t& expected_high, std::uint64_t desired_low,
                      std::uint64_t desired_high) noexcept {
-  __extension__ typedef unsigned __int128 __attribute__((may_alias)) Pair;
+  __extension__ using Pair __attribute__((may_alias)) = unsigned __int128;
   static_assert(std::endian::native == std::endian::little);
   (void)high;  // the word after `low`
   const auto expected = static_cast<Pair>(expected_high) << 64 | expected_low;

@@ -174,7 +174,7 @@ class Walk {
 
   // What a lane has seen of others was so.
   void seen_of(const LaneView& view) {
-    for (LaneId other = 1; other < segment_.header().lane_count && view.cell_count != 0; ++other) {
+    for (LaneId other = 1; other < segment_.lane_count() && view.cell_count != 0; ++other) {
       const auto seen = load(segment_.seen_row(view.id)[other], acquire);
       const auto reached = load(segment_.lane_row(other).sequence, acquire);
       if (seen > reached)
@@ -263,7 +263,7 @@ class Walk {
   }
 
   void cells() {
-    for (LaneId lane = 1; lane < segment_.header().lane_count; ++lane) {
+    for (LaneId lane = 1; lane < segment_.lane_count(); ++lane) {
       const auto view = lane_view(segment_, lane);
       const auto cells = load(view.row->cell_count, acquire);
       if (lane_word::Active::get(load(view.row->word, acquire)) != 0) ++report_.counts.lanes_active;

@@ -190,7 +190,7 @@ class Heap {
            load(lane_.cells[reference.cell].handle, relaxed) == reference.handle.value;
   }
   void forget(Slab& slab) noexcept;
-  bool orphaned(std::uint64_t unit_word_value) const noexcept;
+  bool orphaned(std::uint64_t word) const noexcept;
   void flush_pending() noexcept;
   void link(Slab& slab, List list) noexcept;
   void unlink(Slab& slab) noexcept;

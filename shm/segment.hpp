@@ -98,6 +98,7 @@ class Segment {
                   slot % slots_per_band];
   }
   std::byte* unit_address(std::uint64_t unit) const noexcept { return payload_ + unit * unit_bytes; }
+  LaneId lane_count() const noexcept { return static_cast<LaneId>(header_.lane_count); }  // fits: see open()
   LaneRow& lane_row(std::uint64_t lane) const noexcept { return lanes_[lane]; }
   /// What a lane has seen of others' tags, by lane. W: the lane, its recoverer.
   std::uint64_t* seen_row(std::uint64_t lane) const noexcept { return seen_ + lane * header_.lane_count; }

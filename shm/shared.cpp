@@ -38,7 +38,7 @@ bool happened(const LaneView& lane, const TruthWord& word, std::uint64_t sequenc
   carries = load(word.tag, acquire) == truth_tag::make(lane.id, sequence);  // T2 <- T1 (note_seen)
   if (carries) return true;
   const auto& segment = *lane.segment;
-  for (LaneId other = 1; other < segment.header().lane_count; ++other) {
+  for (LaneId other = 1; other < segment.lane_count(); ++other) {
     if (load(segment.lane_row(other).cell_count, acquire) == 0)
       continue;  // never claimed: its row has no page
     if (load(segment.seen_row(other)[lane.id], acquire) >= sequence) return true;

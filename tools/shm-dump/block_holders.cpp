@@ -66,7 +66,7 @@ void read_lane(const Segment& segment, LaneId id, Handle handle, std::vector<Blo
 std::vector<BlockReference> read_references(const Segment& segment, const BlockFacts& facts) {
   std::vector<BlockReference> references;
   if (!facts.handle) return references;
-  for (LaneId id = 1; id < segment.header().lane_count; ++id)
+  for (LaneId id = 1; id < segment.lane_count(); ++id)
     read_lane(segment, id, facts.handle, references);
   for (const auto& queue : read_queue_table(segment))
     visit_messages(segment, queue, [&](const QueuedBlock& block) {
@@ -188,7 +188,7 @@ BlockHolders read_block_holders(const Segment& segment, const BlockName& name, b
   for (unsigned i = 1;; ++i) {
     const bool agrees = holders.facts.standing != Standing::live || holders.counted() == holders.facts.count;
     if (agrees) return holders;
-    holders.agreement = live && !(stood_still && i >= looks) ? Agreement::moving : Agreement::violation;
+    holders.agreement = live && (!stood_still || i < looks) ? Agreement::moving : Agreement::violation;
     if (!live || i >= looks) return holders;
     std::this_thread::sleep_for(pause);
     auto next = look(segment, exact);

@@ -39,7 +39,7 @@ void Judge::check_tables(const Session& session, Complaints& complaints) const {
     if (row != session.membership().row() &&
         process_word::state(load(process_row(segment, row).word, acquire)) != ProcessState::free)
       complaints.push_back(fmt::format("process row {} is not free", row));
-  for (LaneId lane = 1; lane < segment.header().lane_count; ++lane) {
+  for (LaneId lane = 1; lane < segment.lane_count(); ++lane) {
     const auto word = load(segment.lane_row(lane).word, acquire);
     if (lane_word::Active::get(word) != 0 && lane_word::Process::get(word) != session.membership().row())
       complaints.push_back(fmt::format("lane {} is still claimed", lane));

@@ -19,7 +19,7 @@ Operation operation_named(std::string_view name) {
 // Some cell moves as `kind` says, and still holds its reference or does not.
 Here cell_moves(std::uint64_t kind, bool holds) {
   return [=](const Segment& segment) {
-    for (LaneId id = 1; id < segment.header().lane_count; ++id) {
+    for (LaneId id = 1; id < segment.lane_count(); ++id) {
       const auto lane = lane_view(segment, id);
       for (std::uint32_t i = 0; i < lane.cell_count; ++i)
         if (cell_aux::Kind::get(lane.cells[i].aux) == kind && lane.cells[i].handle != 0 &&
@@ -33,7 +33,7 @@ Here cell_moves(std::uint64_t kind, bool holds) {
 // A lane's log is open for `operation`, and `count` units are in `state`.
 Here log_open(LaneOperation operation, UnitState state, std::int64_t count) {
   return [=](const Segment& segment) {
-    for (LaneId id = 1; id < segment.header().lane_count; ++id) {
+    for (LaneId id = 1; id < segment.lane_count(); ++id) {
       const auto& row = segment.lane_row(id);
       if (row.log.sequence != row.sequence || row.log.operation != static_cast<std::uint64_t>(operation))
         continue;

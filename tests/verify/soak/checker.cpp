@@ -33,7 +33,7 @@ void check_tables_empty(const Session& session, Complaints& complaints) {
       complaints.push_back(fmt::format("process row {} is left: state {}, pid {}", row,
                                        process_word::State::get(word), process_row(segment, row).pid));
   }
-  for (LaneId lane = 1; lane < segment.header().lane_count; ++lane)
+  for (LaneId lane = 1; lane < segment.lane_count(); ++lane)
     if (lane_word::Active::get(load(segment.lane_row(lane).word, acquire)) != 0)
       complaints.push_back(fmt::format("lane {} is left", lane));
   for (std::uint32_t index = 0; index < segment.header().queue_count; ++index) {
