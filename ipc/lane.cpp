@@ -3,6 +3,7 @@
 #include "ipc/doorbell.hpp"
 #include "ipc/queues.hpp"
 #include "shm/crash_point.hpp"
+#include "shm/operation_log.hpp"
 
 #include <fmt/format.h>
 
@@ -78,7 +79,7 @@ LaneRecovery recover_lane(const Segment& segment, LaneId id) noexcept {
   const auto lane = lane_view(segment, id);
 
   // 1: the open operation.
-  report.operation_open = load(lane.row->log.sequence, acquire) == load(lane.row->sequence, acquire);
+  report.operation_open = open_sequence(*lane.row) != 0;
   finish_operation(lane, &storage_published);
   crash_point("recover.lane.operation");
 
@@ -106,8 +107,10 @@ LaneRecovery recover_lane(const Segment& segment, LaneId id) noexcept {
 
   // 4: roles and claims. Who waited for this lane looks again.
   report.roles = release_roles(segment, lane);
-  auto self = lane_claim::make(lane.id, lane.incarnation);
-  cas(segment.control().run_claimer, self, 0, acq_rel);
+  for (auto* claim : {&segment.control().run_claimer, &segment.control().quarantine_lifter}) {
+    auto self = lane_claim::make(lane.id, lane.incarnation);
+    cas(*claim, self, 0, acq_rel);
+  }
   for (LaneId other = 1; other < segment.lane_count(); ++other)
     ring(segment.lane_row(other).doorbell);  // blocks may have come back to any
   crash_point("recover.lane.roles");

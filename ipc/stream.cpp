@@ -110,6 +110,7 @@ Status StreamProducer::push(const Message& message, Reference reference) noexcep
       load(heap.cell(reference.cell).handle, relaxed) != reference.handle.value ||
       !is_live(lane_->segment(), reference.handle))
     return Status::stale;
+  if (load(heap.cell(reference.cell).aux, relaxed) != cell_aux::at_rest) return Status::busy;
   if (room() == 0) return Status::full;
   auto& cell = heap.cell(reference.cell);
   store(cell.aux, cell_aux::make(cell_aux::push, id_.index, id_.era, tail_), sluice::release);

@@ -30,7 +30,7 @@ class StreamProducer {
   ~StreamProducer() { release_role(); }
 
   /// Push a message that carries `reference` (its handle takes the place of message.handle); the reference is
-  /// the queue's afterwards. errors: full; stale. Nothing changed then.
+  /// the queue's afterwards. errors: full; stale; busy  a device has it. Nothing changed then.
   Status push(const Message& message, Reference reference) noexcept;
   /// Push a message without a block.  errors: full
   Status push(const Message& message) noexcept;

@@ -248,7 +248,7 @@ class Walk {
       // Given up by the last of several holders, the cell leads to it until the log of the free is open.
       if (truth::state(low) == BlockState::freeing && !in_open_operation(unit))
         freeing_runs_.insert(key_of(unit, 0, truth::Generation::get(low)));
-      else if (truth::state(low) != BlockState::quarantined)
+      else if (truth::state(low) != BlockState::quarantined && truth::state(low) != BlockState::retired)
         tagged_by_open_operation(unit, word, "head of a run that is not live");
     }
     return last;

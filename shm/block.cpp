@@ -101,25 +101,28 @@ void drop_reference(const LaneView& lane, std::uint32_t index) noexcept {
   if (truth::state(view.low) == BlockState::live) {
     const auto flags = truth::Flags::get(view.low);
     if ((flags & truth::flag_shared) != 0) {
-      if (drop_shared(lane, *view.word, handle, index, own_slab) != Dropped::freeing) {
+      const auto dropped = drop_shared(lane, *view.word, handle, index, own_slab);
+      if (dropped != Dropped::freeing && dropped != Dropped::freeing_io) {
         clear_cell(cell);
         return;
       }
+      // What drop_shared() has stored. Not what the word holds by now: it may be another lane's again.
+      view.low = truth::make(generation, 0, BlockState::freeing,
+                             dropped == Dropped::freeing_io ? truth::flag_io : 0);
     } else if ((flags & truth::flag_io) != 0) {
-      store(view.word->low, truth::make(generation, 0, BlockState::freeing, truth::flag_io), release);
+      view.low = truth::make(generation, 0, BlockState::freeing, truth::flag_io);
+      store(view.word->low, view.low, release);
       crash_point("block.isolate.begun");
     }
-    view.low = load(view.word->low, acquire);
   }
   const auto state = truth::state(view.low);
   if (state != BlockState::live && state != BlockState::freeing) {
     clear_cell(cell);
     return;
   }
-  if (state == BlockState::freeing && (truth::Flags::get(view.low) & truth::flag_io) != 0) {
-    if (!isolate_or_quarantine(lane, view, index)) return;
-    view.low = load(view.word->low, acquire);
-  }
+  if (state == BlockState::freeing && (truth::Flags::get(view.low) & truth::flag_io) != 0 &&
+      !isolate_or_quarantine(lane, view, index))
+    return;
   if (view.is_run) {
     free_run(lane, view, index);
     return;
@@ -128,8 +131,8 @@ void drop_reference(const LaneView& lane, std::uint32_t index) noexcept {
     store(view.word->low, freed_word(generation, segment.split()), release);
     crash_point("block.free_local.freed");
   } else {
-    // LIVE is this cell's alone to change. FREEING is not: the owner or an adopter may be handing the slot out
-    // again by now, so it is only flagged; a bit too many is stray.
+    // LIVE and not shared is this cell's alone to change. FREEING is not: the owner or an adopter may be handing the
+    // slot out again by now, so it is only flagged; a bit too many is stray.
     if (state == BlockState::live)
       store(view.word->low, truth::make(generation, 0, BlockState::freeing), release);
     crash_point("block.free_remote.freeing");

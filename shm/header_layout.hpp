@@ -112,8 +112,10 @@ struct SegmentControl {
   alignas(64) std::uint64_t gate;
   // Hint: blocks in quarantine; never less than there are.
   alignas(64) std::uint64_t quarantined;
+  // The lane that lifts blocks out of quarantine: lane_claim, 0 is nobody.
+  alignas(64) std::uint64_t quarantine_lifter;
 };
-static_assert(sizeof(SegmentControl) == 384);
+static_assert(sizeof(SegmentControl) == 448);
 static_assert(offsetof(SegmentControl, free_unit_hint) == 64);
 static_assert(offsetof(SegmentControl, run_claimer) == 128);
 static_assert(offsetof(SegmentControl, orphan_generation) == 192);

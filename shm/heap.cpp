@@ -86,6 +86,7 @@ void Heap::slot_freed(Slab& slab, std::uint32_t slot) noexcept {
 }
 
 std::span<std::byte> Heap::bytes(Reference reference) const noexcept {
+  if (!holds(reference)) return {};
   const auto view = find_block(*lane_.segment, reference.handle);
   return view ? view->span() : std::span<std::byte>{};
 }
@@ -147,9 +148,9 @@ Status Heap::release(Reference reference) noexcept {
   const auto generation = split_.generation(reference.handle);
   const auto found = load(low, relaxed);
   if (found != truth::make(generation, 1, BlockState::live)) [[unlikely]] {
+    if (is_lent(found, cell)) return Status::busy;
     if ((truth::Flags::get(found) & truth::flag_shared) != 0)
-      return release_shared(reference, truth_word(slab, slot), true);
-    if ((truth::Flags::get(found) & truth::flag_io) != 0) return Status::busy;
+      return release_shared(reference, truth_word(slab, slot), nullptr);
     return Status::stale;  // released as another lane's, before this one adopted the slab
   }
   const auto word = freed_word(generation, split_);
@@ -178,9 +179,9 @@ Status Heap::release_elsewhere(Reference reference) noexcept {
   const auto found = find_block(*lane_.segment, reference.handle);
   if (!found) return found.error();  // FREEING: released before, and not flagged yet
   const auto& block = *found;
+  if (is_lent(block.low, lane_.cells[reference.cell])) return Status::busy;
   if ((truth::Flags::get(block.low) & truth::flag_shared) != 0)
-    return release_shared(reference, *block.word, false);
-  if ((truth::Flags::get(block.low) & truth::flag_io) != 0) return Status::busy;
+    return release_shared(reference, *block.word, &block);
   if (block.is_run) {
     free_run(lane_, block, reference.cell);
     free_cells_.push(reference.cell);

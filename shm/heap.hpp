@@ -87,8 +87,11 @@ class Heap {
 
   /// Tell that a device is about to write into the block, or read it, by direct I/O, and that it is done. If the
   /// holder dies in between, the block's pages are replaced before it is handed out again; a block smaller than
-  /// 4 KiB is set aside instead, until the machine restarts. One operation at a time.
-  /// errors  stale. While it lasts, release(), own() and resize() of an unshared block are refused: busy
+  /// 4 KiB is set aside instead, until the machine restarts. The operation belongs to the reference: one at a time
+  /// for a block, whoever holds it; what its holder died of lasts until the block's last drop.
+  ///
+  /// errors  stale; busy  a device has it already; bad_argument  of end_io(): not by this reference
+  ///         While it lasts, release() and push() of the reference are refused, and own() and resize(): busy
   Status begin_io(Reference reference) noexcept;
   Status end_io(Reference reference) noexcept;
 
@@ -176,9 +179,16 @@ class Heap {
     return slab.truth[(slot / slots_per_band) * band_stride_ + slot % slots_per_band];
   }
   Status release_elsewhere(Reference reference) noexcept;
-  Status release_shared(Reference reference, TruthWord& word, bool own_slab) noexcept;
-  Status finish_release(Reference reference) noexcept;
-  Status change_flags(Reference reference, std::uint64_t set, std::uint64_t clear) noexcept;
+  Status release_shared(Reference reference, TruthWord& word, const BlockView* elsewhere) noexcept;
+  Status finish_release(Reference reference, const BlockView& block, bool has_io) noexcept;
+  Status change_flags(Reference reference, std::uint64_t set, std::uint64_t clear,
+                      std::uint64_t none_of) noexcept;
+  // Whether a device has the block by this very reference: it cannot be given up before end_io().
+  static bool is_lent(std::uint64_t low, const Cell& cell) noexcept {
+    return (truth::Flags::get(low) & truth::flag_io) != 0 &&
+           (load(cell.aux, relaxed) != cell_aux::at_rest ||
+            (truth::Flags::get(low) & truth::flag_shared) == 0);
+  }
   void lift_quarantine() noexcept;
   TruthWord& held_word(Handle handle) const noexcept;
   std::expected<Reference, Status> add_reference(TruthWord& word, Handle handle,

@@ -6,9 +6,9 @@
 
 namespace sluice {
 
-// Change flags of a live block that this lane holds; the count and the tag stay.
-Status Heap::change_flags(Reference reference, std::uint64_t set, std::uint64_t clear) noexcept {
-  if (!holds(reference)) return Status::stale;
+// Change flags of a live block that this lane holds; the count and the tag stay. busy: it has one of `none_of`.
+Status Heap::change_flags(Reference reference, std::uint64_t set, std::uint64_t clear,
+                          std::uint64_t none_of) noexcept {
   auto& word = held_word(reference.handle);
   auto low = load(word.low, acquire);
   for (auto tag = load(word.tag, acquire);;) {
@@ -16,6 +16,7 @@ Status Heap::change_flags(Reference reference, std::uint64_t set, std::uint64_t 
     if (truth::state(low) != BlockState::live ||
         truth::Generation::get(low) != split_.generation(reference.handle))
       return Status::stale;
+    if ((flags & none_of) != 0) return Status::busy;
     const auto changed = truth::Flags::set(low, (flags | set) & ~clear);
     if ((flags & truth::flag_shared) == 0) {
       store(word.low, changed, sluice::release);  // the sole holder's alone
@@ -27,23 +28,45 @@ Status Heap::change_flags(Reference reference, std::uint64_t set, std::uint64_t 
 }
 
 Status Heap::make_findable(Reference reference) noexcept {
-  const auto status = change_flags(reference, truth::flag_shared | truth::flag_findable, 0);
+  if (!holds(reference)) return Status::stale;
+  const auto status = change_flags(reference, truth::flag_shared | truth::flag_findable, 0, 0);
   if (status == Status::ok) crash_point("block.share.findable");
   return status;
 }
 
+// The cell is marked first and unmarked last: a flag without a mark is what a death leaves, and stays.
 Status Heap::begin_io(Reference reference) noexcept {
-  const auto status = change_flags(reference, truth::flag_io, 0);
-  if (status == Status::ok) crash_point("block.io.begun");  // recovery: isolated at the last drop
+  if (!holds(reference)) return Status::stale;
+  auto& aux = lane_.cells[reference.cell].aux;
+  if (load(aux, relaxed) != cell_aux::at_rest) return Status::busy;
+  store(aux, cell_aux::Kind::make(cell_aux::kernel), sluice::release);
+  const auto status = change_flags(reference, truth::flag_io, 0, truth::flag_io);
+  if (status != Status::ok) {
+    store(aux, cell_aux::at_rest, sluice::release);
+    return status;
+  }
+  crash_point("block.io.begun");  // recovery: isolated at the last drop
+  return Status::ok;
+}
+
+Status Heap::end_io(Reference reference) noexcept {
+  if (!holds(reference)) return Status::stale;
+  auto& aux = lane_.cells[reference.cell].aux;
+  if (cell_aux::Kind::get(load(aux, relaxed)) != cell_aux::kernel) return Status::bad_argument;
+  const auto status = change_flags(reference, 0, truth::flag_io, 0);
+  if (status == Status::ok) store(aux, cell_aux::at_rest, sluice::release);
   return status;
 }
 
-Status Heap::end_io(Reference reference) noexcept { return change_flags(reference, 0, truth::flag_io); }
-
-// Try again what could not be isolated when its holder had died: by now the devices may be done.
+// Try again what could not be isolated when its holder had died: by now the devices may be done. One lane at a time:
+// a cell that names a quarantined block is void, until the block is lifted and it is the one that holds it.
 void Heap::lift_quarantine() noexcept {
   const auto& segment = *lane_.segment;
   auto& quarantined = segment.control().quarantined;
+  auto& lifter = segment.control().quarantine_lifter;
+  std::uint64_t nobody = 0;
+  if (!cas(lifter, nobody, lane_claim::make(lane_.id, lane_.incarnation), acq_rel)) return;
+  crash_point("block.quarantine.claimed");  // recovery: step 4 gives it up, when no cell of the lane is left
   const auto units = segment.units_committed();
   for (std::uint32_t unit = 0; unit < units && load(quarantined, relaxed) != 0; ++unit) {
     const auto word = load(segment.unit(unit).word, acquire);
@@ -66,13 +89,14 @@ void Heap::lift_quarantine() noexcept {
       if (cas(low, found, truth::make(generation, 0, BlockState::freeing, truth::flag_io), acq_rel)) {
         crash_point("block.quarantine.lifted");  // recovery: as at a last drop
         fetch_add(quarantined, ~std::uint64_t{0}, relaxed);
-        (void)finish_release(reference);
-      } else {  // another lane was first
+        (void)finish_release(reference, locate(segment, reference.handle), true);
+      } else {  // not there any more
         store(cell.handle, 0, sluice::release);
         free_cells_.push(reference.cell);
       }
     }
   }
+  store(lifter, 0, sluice::release);
 }
 
 }  // namespace sluice

@@ -38,10 +38,15 @@ std::expected<Reference, Status> Heap::look_up(Handle handle) noexcept {
   return add_reference(*found->word, handle, true);
 }
 
-Status Heap::release_shared(Reference reference, TruthWord& word, bool own_slab) noexcept {
-  const auto dropped = drop_shared(lane_, word, reference.handle, reference.cell, own_slab);
+// `elsewhere` is the block as it was found, null if it is in a slab of this lane's own. After the last drop nothing
+// of it can be looked up again: its slot, or its unit, may be somebody else's by then.
+Status Heap::release_shared(Reference reference, TruthWord& word, const BlockView* elsewhere) noexcept {
+  const auto dropped = drop_shared(lane_, word, reference.handle, reference.cell, elsewhere == nullptr);
   if (dropped == Dropped::stale) return Status::stale;
-  if (dropped == Dropped::freeing) return finish_release(reference);
+  if (dropped == Dropped::freeing || dropped == Dropped::freeing_io) [[unlikely]]
+    return finish_release(reference,
+                          elsewhere == nullptr ? locate(*lane_.segment, reference.handle) : *elsewhere,
+                          dropped == Dropped::freeing_io);
   free_cells_.push(reference.cell);
   if (dropped == Dropped::freed) {
     count_up(lane_.row->counters.frees_local);
@@ -50,18 +55,18 @@ Status Heap::release_shared(Reference reference, TruthWord& word, bool own_slab)
   return Status::ok;
 }
 
-// Its last reference was dropped here: the block is FREEING, and the cell keeps it until its memory is given back.
-Status Heap::finish_release(Reference reference) noexcept {
-  const auto block = locate(*lane_.segment, reference.handle);
-  auto& slab = slabs_[block.unit];
-  if ((truth::Flags::get(block.low) & truth::flag_io) != 0 &&
-      !isolate_or_quarantine(lane_, block, reference.cell)) {
+// Its last reference is gone: the block is FREEING, and the cell keeps it until its memory is given back.
+Status Heap::finish_release(Reference reference, const BlockView& block, bool has_io) noexcept {
+  if (has_io && !isolate_or_quarantine(lane_, block, reference.cell)) {
     free_cells_.push(reference.cell);
-  } else if (block.is_run) {
+    return Status::ok;
+  }
+  auto& slab = slabs_[block.unit];
+  if (block.is_run) {
     free_run(lane_, block, reference.cell);
     free_cells_.push(reference.cell);
     count_up(lane_.row->counters.frees_local);
-  } else if (slab.truth != nullptr) {
+  } else if (slab.truth != nullptr && lane_.owns(block.unit_word)) {
     const auto word = freed_word(split_.generation(reference.handle), split_);
     store(block.word->low, word, sluice::release);
     crash_point("block.free_local.freed");

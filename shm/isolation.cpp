@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -31,11 +32,13 @@ bool replace_pages(const Segment& segment, const BlockView& block) noexcept {
   if (block.bytes < page_bytes) return false;  // it shares its page with others' blocks
   const auto offset = static_cast<off_t>(block.data - segment.base());
   const auto length = static_cast<off_t>(block.bytes);
-  if (::fallocate(segment.fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) != 0)
-    return false;
+  while (::fallocate(segment.fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) != 0)
+    if (errno != EINTR) return false;
   crash_point("block.isolate.punched");
   if (!none_resident(block.data, block.bytes)) return false;
-  return ::fallocate(segment.fd(), 0, offset, length) == 0;
+  while (::fallocate(segment.fd(), 0, offset, length) != 0)
+    if (errno != EINTR) return false;
+  return true;
 }
 
 bool isolate_or_quarantine(const LaneView& lane, const BlockView& block, std::uint32_t cell) noexcept {
@@ -48,8 +51,14 @@ bool isolate_or_quarantine(const LaneView& lane, const BlockView& block, std::ui
   fetch_add(lane.segment->control().quarantined, 1,
             relaxed);  // before the block: too high costs a search only
   crash_point("block.quarantine.counted");
-  store(block.word->low, truth::make(generation, 0, BlockState::quarantined), release);
-  crash_point("block.quarantine.marked");  // recovery: the cell is void
+  // In its next generation, so that no cell names it; after the last one it is never used again.
+  const auto over = freed_word(generation, lane.segment->split());
+  store(block.word->low,
+        truth::state(over) == BlockState::free
+            ? truth::make(truth::Generation::get(over), 0, BlockState::quarantined)
+            : over,
+        release);
+  crash_point("block.quarantine.marked");  // recovery: the generation is over, the cell is void
   clear_cell(lane.cells[cell]);
   return false;
 }

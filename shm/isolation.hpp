@@ -3,8 +3,8 @@
 // writes lands in pages that nobody sees. Where that cannot be done, or has not worked, the block is set aside.
 //
 //   last drop  LIVE|IO -> FREEING|IO ; punch, look, commit ; FREEING -> as any other free
-//                                    ; else count ; QUARANTINED ; the cell is emptied
-//   lift       cell = handle ; QUARANTINED -> FREEING|IO ; as above
+//                                    ; else count ; QUARANTINED in the next generation ; the cell is emptied
+//   lift       claim ; cell = handle ; QUARANTINED -> FREEING|IO ; as above ; claim is given up
 //
 // Thread safety: isolate_or_quarantine() as the lane given; lift_after_reboot() by the only process that has the file.
 #pragma once

@@ -124,7 +124,7 @@ Dropped drop_shared(const LaneView& lane, TruthWord& word, Handle handle, std::u
       const bool frees = own_slab && io == 0;
       low = frees ? freed_word(generation, lane.segment->split())
                   : truth::make(generation, 0, BlockState::freeing, io);
-      outcome = frees ? Dropped::freed : Dropped::freeing;
+      outcome = frees ? Dropped::freed : (io != 0 ? Dropped::freeing_io : Dropped::freeing);
     }
     note_seen(lane, found.tag);
     if (cas_wide(word.low, word.tag, found.low, found.tag, low, truth_tag::make(lane.id, sequence))) break;

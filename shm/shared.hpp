@@ -31,10 +31,13 @@ Status clone_reference(const LaneView& lane, TruthWord& word, Handle handle, std
 
 /// What became of a block whose reference was dropped.
 enum class Dropped : std::uint8_t {
-  stale,    // it was not there; nothing changed
-  others,   // others hold it still; the cell is empty
-  freed,    // it was the last, in a slab of the lane's own: FREE or RETIRED; the cell is empty
-  freeing,  // it was the last: FREEING. The cell keeps the handle, by which the free is found and finished
+  stale,   // it was not there; nothing changed
+  others,  // others hold it still; the cell is empty
+  freed,   // it was the last, in a slab of the lane's own: FREE or RETIRED; the cell is empty
+  // It was the last: FREEING. The cell keeps the handle, by which the free is found and finished. In a slab the word
+  // is nobody's from then on: who adopts it, or has a bit of the slot, may free and hand it out at once.
+  freeing,
+  freeing_io,  // FREEING with the flag IO: the word is this cell's alone until the pages are replaced
 };
 
 /// Drop the reference in `cell` to a block that is SHARED. `own_slab`: the lane owns the slab that it is in.

@@ -1,6 +1,7 @@
 // A device that writes after its process has died: simulated by an io_uring whose registered buffer pins the pages
 // of the block, as a request in flight does, and that reads into it late.
 #include "ipc/audit.hpp"
+#include "ipc/stream.hpp"
 #include "tests/support/child.hpp"
 #include "tests/support/temp_segment.hpp"
 
@@ -164,6 +165,47 @@ TEST_CASE("io: while a device has a block its sole holder cannot give it up, own
     CHECK(heap.begin_io(block) == Status::stale);
     CHECK(heap.end_io(block) == Status::stale);
   }
+}
+
+TEST_CASE("io: the operation belongs to the reference that began it", "[shm][io]") {
+  Rig rig;
+  auto other = rig.another_lane();
+  const auto mine = must(rig.heap().allocate(block_bytes));
+  must(rig.heap().make_findable(mine));
+  const auto theirs = must(other->heap().look_up(mine.handle));
+  CHECK(rig.heap().end_io(mine) == Status::bad_argument);
+  must(rig.heap().begin_io(mine));
+  CHECK(rig.heap().begin_io(mine) == Status::busy);
+  CHECK(other->heap().begin_io(theirs) == Status::busy);
+  CHECK(other->heap().end_io(theirs) == Status::bad_argument);
+  CHECK(rig.heap().release(mine) == Status::busy);
+
+  const auto queue = must(create_stream(*rig.lane, "lent", 4));
+  auto producer = must(StreamProducer::claim(*rig.lane, queue));
+  CHECK(producer.push(Message{}, mine) == Status::busy);
+  must(other->heap().release(theirs));  // the other holder may go
+  must(rig.heap().end_io(mine));
+  must(producer.push(Message{}, mine));
+  CHECK(rig.heap().bytes(mine).empty());  // it is the queue's now
+  CHECK(audit(rig.segment()).violations.empty());
+}
+
+TEST_CASE("io: what a device was given by a dead holder stays marked for the others", "[shm][io]") {
+  Rig rig;
+  auto dead = rig.another_lane();
+  const auto mine = must(rig.heap().allocate(block_bytes));
+  must(rig.heap().make_findable(mine));
+  must(dead->heap().begin_io(must(dead->heap().look_up(mine.handle))));
+  dead.reset();
+  CHECK(rig.heap().end_io(mine) == Status::bad_argument);
+  CHECK(rig.heap().begin_io(mine) == Status::busy);
+  CHECK(rig.heap().own(mine).error() == Status::busy);
+  fill_pattern(rig.heap().bytes(mine), 1);
+  must(rig.heap().release(mine));
+  CHECK(audit(rig.segment()).violations.empty());
+  // Its pages were replaced before it was free: they hold nothing any more.
+  while (const auto next = rig.heap().allocate(block_bytes))
+    CHECK_FALSE(has_pattern(rig.heap().bytes(*next), 1));
 }
 
 }  // namespace sluice::test
