@@ -33,7 +33,7 @@ class Lane {
 
   LaneId id() const noexcept { return view_.id; }
   /// false in a child made by fork, whose copies of this must do nothing: it does not have this mapping.
-  bool is_ours() const noexcept { return owner_pid_ == ::getpid(); }
+  bool is_ours() const noexcept { return owner_ == this_process(); }
   std::uint64_t incarnation() const noexcept { return view_.incarnation; }
   Heap& heap() noexcept { return *heap_; }
   const LaneView& view() const noexcept { return view_; }
@@ -45,7 +45,7 @@ class Lane {
   explicit Lane(const LaneView& view);
   LaneView view_;
   std::unique_ptr<Heap> heap_;
-  pid_t owner_pid_ = ::getpid();
+  ProcessToken owner_ = this_process();
 };
 
 /// What was found and repaired in one dead lane.

@@ -43,11 +43,12 @@ struct alignas(64) ProcessRow {
   std::uint64_t start_ticks;    // field 22 of /proc/PID/stat
   std::uint64_t pid_namespace;  // inode of /proc/self/ns/pid
   std::uint8_t boot_id[16];
-  std::uint64_t joined_ns;  // CLOCK_REALTIME
-  char role[role_bytes];    // for people: "ingress", "worker-0"
-  std::uint64_t reserved[19];
+  std::uint64_t joined_ns;       // CLOCK_REALTIME
+  char role[role_bytes];         // for people: "ingress", "worker-0"
+  std::uint64_t time_namespace;  // inode of /proc/self/ns/time: start_ticks is told in it
+  std::uint64_t reserved[18];
 };
-static_assert(sizeof(ProcessRow) == 256);
+static_assert(sizeof(ProcessRow) == 256 && offsetof(ProcessRow, time_namespace) == 88);
 static_assert(offsetof(ProcessRow, boot_id) == 32 && offsetof(ProcessRow, role) == 56);
 static_assert(std::is_trivially_copyable_v<ProcessRow>);
 

@@ -2,6 +2,7 @@
 
 #include "ipc/doorbell.hpp"
 #include "shm/crash_point.hpp"
+#include "shm/fork.hpp"
 #include "shm/sidecar.hpp"
 
 #include <fmt/format.h>
@@ -13,6 +14,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <mutex>
@@ -28,32 +30,54 @@ namespace sluice {
 
 namespace {
 
-// Rows that this process has locked. A process cannot see its own byte locks, so it remembers them; a child
-// made by fork has inherited this list but not the locks, which the pid tells.
+// Rows that this process has locked. A process cannot see its own byte locks, so it remembers them: by the segment,
+// because descriptors are reused. A child made by fork has inherited this list but not the locks.
 struct OwnRow {
-  int sidecar_fd;
+  std::uint64_t device, inode;  // of the segment
   std::uint64_t row;
+  bool operator==(const OwnRow&) const noexcept = default;
 };
-struct OwnRows {
-  std::mutex mutex;
-  pid_t pid = 0;
-  std::vector<OwnRow> rows;
-
-  void only_ours() {
-    if (pid == ::getpid()) return;
-    pid = ::getpid();
-    rows.clear();
-  }
-  bool has(int sidecar_fd, std::uint64_t row) {
+class OwnRows {
+ public:
+  bool has(const OwnRow& row) {
+    const std::lock_guard guard(mutex_);
     only_ours();
-    return std::ranges::any_of(
-        rows, [&](const OwnRow& own) { return own.sidecar_fd == sidecar_fd && own.row == row; });
+    return std::ranges::find(rows_, row) != rows_.end();
   }
+  /// false: it is there already
+  bool add(const OwnRow& row) {
+    const std::lock_guard guard(mutex_);
+    only_ours();
+    if (std::ranges::find(rows_, row) != rows_.end()) return false;
+    rows_.push_back(row);
+    return true;
+  }
+  void remove(const OwnRow& row) {
+    const std::lock_guard guard(mutex_);
+    only_ours();
+    std::erase(rows_, row);
+  }
+
+ private:
+  void only_ours() {
+    if (owner_ == this_process()) return;
+    owner_ = this_process();
+    rows_.clear();
+  }
+
+  ForkMutex mutex_;
+  ProcessToken owner_;
+  std::vector<OwnRow> rows_;
 };
 
 OwnRows& own_rows() {
   static auto* instance = new OwnRows;
   return *instance;
+}
+
+OwnRow own_row(const Segment& segment, std::uint64_t row) noexcept {
+  const auto& identity = segment.identity();
+  return {load(identity.device, acquire), load(identity.inode, acquire), row};
 }
 
 std::uint64_t next_incarnation(std::uint64_t incarnation) noexcept {
@@ -86,12 +110,13 @@ bool proc_is_ours() noexcept {
   return length > 0 && std::strtoll(text.data(), nullptr, 10) == ::getpid();
 }
 
-void describe_self(ProcessRow& row, std::string_view role) noexcept {
+void describe_self(ProcessRow& row, std::string_view role, const BootId& boot) noexcept {
   store(row.pid, static_cast<std::uint64_t>(::getpid()), relaxed);
   // Not by pid: /proc may be another pid namespace's.
   store(row.start_ticks, read_start_ticks("/proc/self/stat"), relaxed);
   store(row.pid_namespace, own_pid_namespace(), relaxed);
-  std::memcpy(row.boot_id, current_boot_id().bytes, sizeof row.boot_id);
+  store(row.time_namespace, own_time_namespace(), relaxed);
+  std::memcpy(row.boot_id, boot.bytes, sizeof row.boot_id);
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   store(row.joined_ns,
         static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count()),
@@ -99,8 +124,6 @@ void describe_self(ProcessRow& row, std::string_view role) noexcept {
   std::memset(row.role, 0, sizeof row.role);
   role.copy(row.role, sizeof row.role - 1);
 }
-
-enum class Maps : std::uint8_t { yes, no, unknown };
 
 // " device inode " of the segment as /proc/PID/maps writes it: read from our own, because on some file systems
 // (btrfs, overlayfs) stat() tells another device.
@@ -117,39 +140,37 @@ std::string mapping_name(const Segment& segment) {
   return {};
 }
 
-// Whether a process maps the segment's file.
-Maps maps_segment(std::uint64_t pid, const Segment& segment) {
-  std::ifstream maps(fmt::format("/proc/{}/maps", pid));
-  if (!maps) return ::access(fmt::format("/proc/{}", pid).c_str(), F_OK) == 0 ? Maps::unknown : Maps::no;
-  const auto wanted = mapping_name(segment);
-  if (wanted.empty()) return Maps::unknown;
-  std::string line;
-  while (std::getline(maps, line))
+// Whether a file that lists mappings has one of the segment; unknown if it cannot be read.
+Maps maps_of(const std::string& path, const std::string& wanted) {
+  std::ifstream maps(path);
+  if (!maps) return ::access(path.c_str(), F_OK) == 0 ? Maps::unknown : Maps::no;  // it has ended meanwhile
+  for (std::string line; std::getline(maps, line);)
     if (line.find(wanted) != std::string::npos) return Maps::yes;
   return maps.bad() ? Maps::unknown : Maps::no;
 }
 
 // Lock a row and make it JOINING, from exactly `word`. Returns the incarnation, or 0 if somebody else has it.
 Expected<std::uint64_t> take_row(const Segment& segment, std::uint64_t index, std::uint64_t word) {
-  auto& own = own_rows();
-  const std::lock_guard guard(own.mutex);
+  const auto self = own_row(segment, index);
   const int sidecar = segment.sidecar_fd();
-  if (own.has(sidecar, index)) return 0;
+  if (!own_rows().add(self)) return 0;
+  const auto give_up = [&] {
+    unlock_byte(sidecar, index);
+    own_rows().remove(self);
+    return 0;
+  };
   const auto locked = lock_byte(sidecar, index);
+  if (!locked || !*locked) own_rows().remove(self);
   if (!locked) return std::unexpected(locked.error());
   if (!*locked) return 0;
-  own.rows.push_back({sidecar, index});
   crash_point("process.join.locked");
   const auto before = process_word::Incarnation::get(word);
   const auto incarnation = process_word::state(word) == ProcessState::free
                                ? std::max<std::uint64_t>(before, 1)
                                : next_incarnation(before);
   if (!cas(process_row(segment, index).word, word, process_word::make(ProcessState::joining, incarnation),
-           acq_rel)) {
-    own.rows.pop_back();
-    unlock_byte(sidecar, index);
-    return 0;
-  }
+           acq_rel))
+    return give_up();
   crash_point("process.join.joining");  // recovery: JOINING with a free lock is dead by that alone
   return incarnation;
 }
@@ -176,6 +197,14 @@ std::uint64_t process_start_ticks(std::uint64_t pid) noexcept {
   return read_start_ticks(fmt::format("/proc/{}/stat", pid).c_str());
 }
 
+PidFate fate_of(const ProcessRow& row) noexcept {
+  const auto fate = fate_of(load(row.pid, relaxed), load(row.start_ticks, relaxed));
+  // Start times are told in the time namespace of who asks: of another one they say nothing.
+  return fate == PidFate::reused && load(row.time_namespace, relaxed) != own_time_namespace()
+             ? PidFate::unknown
+             : fate;
+}
+
 PidFate fate_of(std::uint64_t pid, std::uint64_t start_ticks) noexcept {
   // The kernel itself, not /proc, says that nobody has the pid.
   const auto gone = [&] {
@@ -190,9 +219,28 @@ PidFate fate_of(std::uint64_t pid, std::uint64_t start_ticks) noexcept {
   return found == start_ticks ? PidFate::running : PidFate::reused;
 }
 
-std::uint64_t own_pid_namespace() noexcept {
+namespace {
+std::uint64_t namespace_inode(const char* path) noexcept {
   struct stat info{};
-  return ::stat("/proc/self/ns/pid", &info) == 0 ? info.st_ino : 0;
+  return ::stat(path, &info) == 0 ? info.st_ino : 0;
+}
+}  // namespace
+
+std::uint64_t own_pid_namespace() noexcept { return namespace_inode("/proc/self/ns/pid"); }
+std::uint64_t own_time_namespace() noexcept { return namespace_inode("/proc/self/ns/time"); }
+
+Maps maps_segment(std::uint64_t pid, const Segment& segment) {
+  const auto wanted = mapping_name(segment);
+  if (wanted.empty()) return Maps::unknown;
+  // By thread: when the first one has ended the process's own file is empty, while others go on.
+  std::error_code error;
+  std::filesystem::directory_iterator tasks(fmt::format("/proc/{}/task", pid), error);
+  if (error) return error == std::errc::no_such_file_or_directory ? Maps::no : Maps::unknown;
+  for (; !error && tasks != std::filesystem::directory_iterator(); tasks.increment(error))
+    if (const auto found = maps_of(tasks->path().string() + "/maps", wanted); found != Maps::no) return found;
+  return error && error != std::errc::no_such_file_or_directory && error != std::errc::no_such_process
+             ? Maps::unknown
+             : Maps::no;
 }
 
 Membership::Membership(Membership&& other) noexcept { *this = std::move(other); }
@@ -208,6 +256,8 @@ Expected<Membership> Membership::join(const Segment& segment, std::string_view r
   if (segment.read_only())
     return fail(Status::read_only, fmt::format("{}: mapped read-only, cannot be joined", segment.path()));
   if (auto registered = register_waiter(); !registered) return std::unexpected(registered.error());
+  const auto boot = current_boot_id();
+  if (!boot) return std::unexpected(boot.error());
   const auto reserved = recoverer_row(segment);
   if (as == JoinAs::recoverer) {
     // A recoverer that died here has no lanes, and its claims end with its incarnation: the row itself can be
@@ -216,7 +266,7 @@ Expected<Membership> Membership::join(const Segment& segment, std::string_view r
     const bool vacant = found.evidence == Evidence::free || found.evidence == Evidence::dead;
     auto taken = vacant ? take_row(segment, reserved, found.word) : Expected<std::uint64_t>(0);
     if (!taken) return std::unexpected(taken.error());
-    if (*taken != 0) return Membership(segment, reserved, *taken, role);
+    if (*taken != 0) return begin(segment, reserved, *taken, role, *boot);
     return fail(Status::busy,
                 fmt::format("{}: the row for recoverers is taken by pid {}", segment.path(), found.pid));
   }
@@ -225,41 +275,60 @@ Expected<Membership> Membership::join(const Segment& segment, std::string_view r
     if (process_word::state(word) != ProcessState::free) continue;
     const auto taken = take_row(segment, index, word);
     if (!taken) return std::unexpected(taken.error());
-    if (*taken != 0) return Membership(segment, index, *taken, role);
+    if (*taken != 0) return begin(segment, index, *taken, role, *boot);
   }
   return fail(Status::exhausted, fmt::format("{}: all {} process rows are taken", segment.path(), reserved));
 }
 
-Membership::Membership(const Segment& segment, std::uint64_t row, std::uint64_t incarnation,
-                       std::string_view role)
-    : segment_(&segment), row_(row), incarnation_(incarnation) {
+Expected<Membership> Membership::begin(const Segment& segment, std::uint64_t row, std::uint64_t incarnation,
+                                       std::string_view role, const BootId& boot) {
   auto& shared = process_row(segment, row);
-  describe_self(shared, role);
-  store(shared.word, process_word::make(ProcessState::alive, incarnation),
-        release);  // P1 -> P2 (examine_process)
+  describe_self(shared, role, boot);
+  auto joining = process_word::make(ProcessState::joining, incarnation);
+  if (!cas(shared.word, joining, process_word::make(ProcessState::alive, incarnation),
+           acq_rel)) {  // P1 -> P2 (examine_process)
+    unlock_byte(segment.sidecar_fd(), row);
+    own_rows().remove(own_row(segment, row));
+    return fail(Status::busy,
+                fmt::format("{}: row {} was taken from this process while it joined: its lock was not seen",
+                            segment.path(), row));
+  }
   crash_point("process.join.alive");
+  Membership membership;
+  membership.segment_ = &segment;
+  membership.row_ = row;
+  membership.incarnation_ = incarnation;
+  return membership;
 }
 
 bool Membership::is_recoverer() const noexcept { return joined() && row_ == recoverer_row(*segment_); }
 
 void Membership::leave() noexcept {
   if (segment_ == nullptr) return;
-  auto& own = own_rows();
-  const std::lock_guard guard(own.mutex);
-  // A child made by fork has neither the lock nor the mapping. A row whose lanes are still claimed stays, locked:
+  if (!segment_->is_ours()) {  // a child made by fork has neither the mapping nor the lock
+    segment_ = nullptr;
+    return;
+  }
+  const auto self = own_row(*segment_, row_);
+  // A row whose lanes are still claimed stays, locked:
   // without it nobody would ever recover them. It is dead when this process is.
-  if (own.has(segment_->sidecar_fd(), row_) && !has_lanes(*segment_, row_)) {
+  if (own_rows().has(self) && !has_lanes(*segment_, row_)) {
     auto& row = process_row(*segment_, row_);
     store(row.word, process_word::make(ProcessState::leaving, incarnation_), release);
     crash_point("process.leave.leaving");
     store(row.word, process_word::make(ProcessState::free, next_incarnation(incarnation_)), release);
     crash_point("process.leave.freed");
     unlock_byte(segment_->sidecar_fd(), row_);
-    std::erase_if(own.rows, [&](const OwnRow& each) {
-      return each.sidecar_fd == segment_->sidecar_fd() && each.row == row_;
-    });
+    own_rows().remove(self);
   }
   segment_ = nullptr;
+}
+
+Expected<RowLock> row_is_locked(const Segment& segment, std::uint64_t row) {
+  if (own_rows().has(own_row(segment, row))) return RowLock::ours;
+  const auto holder = byte_lock_holder(segment.sidecar_fd(), row);
+  if (!holder) return std::unexpected(holder.error());
+  return *holder >= 0 ? RowLock::others : RowLock::free;
 }
 
 ProcessVerdict examine_process(const Segment& segment, std::uint64_t index) {
@@ -283,14 +352,10 @@ ProcessVerdict examine_process(const Segment& segment, std::uint64_t index) {
       return verdict(Evidence::dead, word, pid, fmt::format("its recoverer died: {}", recoverer.reason));
     return verdict(recoverer.evidence, word, pid, fmt::format("being recovered by row {}", claimer));
   }
-  auto& own = own_rows();
-  {
-    const std::lock_guard guard(own.mutex);
-    if (own.has(segment.sidecar_fd(), index)) return verdict(Evidence::alive, word, pid, "this process");
-  }
-  const auto holder = byte_lock_holder(segment.sidecar_fd(), index);
-  if (!holder) return verdict(Evidence::disagreement, word, pid, holder.error().message);
-  if (*holder >= 0) return verdict(Evidence::alive, word, pid, "holds its lock");
+  const auto locked = row_is_locked(segment, index);
+  if (!locked) return verdict(Evidence::disagreement, word, pid, locked.error().message);
+  if (*locked != RowLock::free)
+    return verdict(Evidence::alive, word, pid, *locked == RowLock::ours ? "this process" : "holds its lock");
   // The lock is free from here on.
   if (load(row.word, acquire) != word)
     return verdict(Evidence::alive, word, pid, "changed while it was examined");
@@ -298,22 +363,25 @@ ProcessVerdict examine_process(const Segment& segment, std::uint64_t index) {
     return verdict(Evidence::dead, word, pid, "was joining, its lock is free");
   BootId boot;
   std::memcpy(boot.bytes, row.boot_id, sizeof boot.bytes);
-  if (boot != current_boot_id()) return verdict(Evidence::dead, word, pid, "of an earlier boot");
-  if (load(row.pid_namespace, relaxed) != own_pid_namespace())
+  const auto boot_now = current_boot_id();
+  if (!boot_now) return verdict(Evidence::disagreement, word, pid, boot_now.error().message);
+  if (boot != *boot_now) return verdict(Evidence::dead, word, pid, "of an earlier boot");
+  const auto pid_namespace = own_pid_namespace();
+  if (pid_namespace == 0 || load(row.pid_namespace, relaxed) != pid_namespace)
     return verdict(
         Evidence::disagreement, word, pid,
         fmt::format("row {} (pid {} of pid namespace {}): its lock is free, but it cannot be seen from here; "
                     "recover in its own namespace",
                     index, pid, load(row.pid_namespace, relaxed)));
-  switch (fate_of(pid, load(row.start_ticks, relaxed))) {
+  switch (fate_of(row)) {
     case PidFate::gone: return verdict(Evidence::dead, word, pid, "its lock is free and the pid is gone");
     case PidFate::reused:
       return verdict(Evidence::dead, word, pid, "its lock is free and the pid is another process");
     case PidFate::unknown:
       return verdict(
           Evidence::disagreement, word, pid,
-          fmt::format("row {} (pid {}): its lock is free, but something has that pid, and /proc does "
-                      "not show what",
+          fmt::format("row {} (pid {}): its lock is free, but something has that pid, and from here "
+                      "it cannot be seen what",
                       index, pid));
     case PidFate::running: break;
   }
@@ -322,7 +390,7 @@ ProcessVerdict examine_process(const Segment& segment, std::uint64_t index) {
   const auto maps = maps_segment(pid, segment);
   // It may have been waited for meanwhile: then its maps could not be read any more, or were another process's.
   if (maps != Maps::no) {
-    const auto by_now = fate_of(pid, load(row.start_ticks, relaxed));
+    const auto by_now = fate_of(row);
     if (by_now == PidFate::gone || by_now == PidFate::reused)
       return verdict(Evidence::dead, word, pid, "its lock is free and the pid is gone by now");
   }

@@ -42,7 +42,8 @@ class Membership {
   std::uint64_t incarnation() const noexcept { return incarnation_; }
 
  private:
-  Membership(const Segment& segment, std::uint64_t row, std::uint64_t incarnation, std::string_view role);
+  static Expected<Membership> begin(const Segment& segment, std::uint64_t row, std::uint64_t incarnation,
+                                    std::string_view role, const BootId& boot);
   const Segment* segment_ = nullptr;
   std::uint64_t row_ = 0;
   std::uint64_t incarnation_ = 0;
@@ -63,10 +64,21 @@ ProcessVerdict examine_process(const Segment& segment, std::uint64_t row);
 /// something has that pid, and /proc does not show it (hidepid, or it is mounted for another pid namespace).
 enum class PidFate : std::uint8_t { gone, reused, running, unknown };
 PidFate fate_of(std::uint64_t pid, std::uint64_t start_ticks) noexcept;
+/// The same for the process that a row describes. Also unknown: one of another time namespace.
+PidFate fate_of(const ProcessRow& row) noexcept;
+
+/// Whether a process, by any of its threads, maps the segment's file.
+enum class Maps : std::uint8_t { yes, no, unknown };
+Maps maps_segment(std::uint64_t pid, const Segment& segment);
+
+/// Who has a row's lock.
+enum class RowLock : std::uint8_t { free, ours, others };
+Expected<RowLock> row_is_locked(const Segment& segment, std::uint64_t row);
 
 /// Start time of a process in clock ticks since boot, 0 if /proc does not tell.
 std::uint64_t process_start_ticks(std::uint64_t pid) noexcept;
-/// Inode of this process's pid namespace, 0 if unknown.
+/// Inode of this process's pid namespace, and of its time namespace; 0 if unknown.
 std::uint64_t own_pid_namespace() noexcept;
+std::uint64_t own_time_namespace() noexcept;
 
 }  // namespace sluice

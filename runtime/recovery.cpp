@@ -2,6 +2,8 @@
 
 #include "shm/crash_point.hpp"
 
+#include <fmt/format.h>
+
 #include <chrono>
 #include <thread>
 
@@ -28,6 +30,7 @@ RecoveryReport& RecoveryReport::operator+=(const RecoveryReport& other) {
   references += other.references;
   roles += other.roles;
   disagreements.insert(disagreements.end(), other.disagreements.begin(), other.disagreements.end());
+  begun_by_others.insert(begun_by_others.end(), other.begun_by_others.begin(), other.begun_by_others.end());
   return *this;
 }
 
@@ -42,6 +45,13 @@ RecoveryReport recover_process(const Segment& segment, const Membership& self, s
   auto expected = verdict.word;  // the evidence was for this value alone
   if (!cas(word, expected, claimed, acq_rel)) return report;
   crash_point("recover.process.claimed");  // recovery: the claimer is dead, its claim is taken over
+  // The evidence may be older than the word: stopped in between for as long as 2^25 joins take, we have claimed a
+  // living process that has the same incarnation. Now that the word stands still, its lock tells.
+  if (const auto locked = row_is_locked(segment, row); !locked || *locked != RowLock::free) {
+    expected = claimed;
+    cas(word, expected, verdict.word, acq_rel);
+    return report;
+  }
   ++report.processes;
   for (LaneId lane = 1; lane < segment.lane_count(); ++lane) {
     const auto lane_now = load(segment.lane_row(lane).word, acquire);
@@ -68,6 +78,13 @@ RecoveryReport recover_dead(const Segment& segment, const Membership& self) {
   for (std::uint64_t row = 0; row < segment.header().process_count; ++row) {
     const auto verdict = examine_process(segment, row);
     if (verdict.evidence == Evidence::disagreement) report.disagreements.push_back(verdict.reason);
+    if (verdict.evidence == Evidence::alive &&
+        process_word::state(verdict.word) == ProcessState::recovering) {
+      const auto claimer = process_word::ClaimerRow::get(verdict.word);
+      report.begun_by_others.push_back(fmt::format("row {} (pid {}) is being recovered by row {} (pid {})",
+                                                   row, verdict.pid, claimer,
+                                                   load(process_row(segment, claimer).pid, relaxed)));
+    }
     if (verdict.evidence == Evidence::dead) report += recover_process(segment, self, row, verdict);
   }
   return report;

@@ -20,6 +20,9 @@ struct RecoveryReport {
   std::uint32_t references = 0;            // dropped
   std::uint32_t roles = 0;                 // given up
   std::vector<std::string> disagreements;  // one line each; nothing was done about them
+  // Dead processes whose recovery another one has begun: what they held is not given back before that one goes on,
+  // or dies. A line each.
+  std::vector<std::string> begun_by_others;
 
   RecoveryReport& operator+=(const RecoveryReport& other);
 };

@@ -1,10 +1,14 @@
 // What a header says, and whether to believe it.
+#include "shm/descriptor.hpp"
 #include "shm/segment.hpp"
 
 #include <fmt/format.h>
 #include <boost/crc.hpp>
 
 #include <cstring>
+
+#include <atomic>
+#include <cerrno>
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -129,13 +133,24 @@ Expected<void> validate_header(const SegmentHeader& header, std::uint64_t file_b
   return {};
 }
 
-BootId current_boot_id() noexcept {
-  BootId id;
+Expected<BootId> current_boot_id() {
+  static std::atomic<const BootId*> known{nullptr};  // it does not change while this process lives
+  if (const auto* id = known.load(acquire); id != nullptr) return *id;
+  constexpr auto path = "/proc/sys/kernel/random/boot_id";
+  const auto unknown = [&](int error) {
+    return fail(Status::io_error,
+                fmt::format("read {}: {}; without it the living cannot be told from those of an earlier boot",
+                            path, std::strerror(error)),
+                error);
+  };
+  const int fd = above_standard(::open(path, O_RDONLY | O_CLOEXEC));
+  if (fd < 0) return unknown(errno);
   char text[40] = {};
-  const int fd = ::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return id;
   const auto length = ::read(fd, text, sizeof text - 1);
+  const int error = errno;
   ::close(fd);
+  if (length < 0) return unknown(error);
+  BootId id;
   std::size_t nibble = 0;
   for (ssize_t i = 0; i < length && nibble < 32; ++i) {
     const char c = text[i];
@@ -144,6 +159,8 @@ BootId current_boot_id() noexcept {
     id.bytes[nibble / 2] = static_cast<std::uint8_t>((id.bytes[nibble / 2] << 4) | digit);
     ++nibble;
   }
+  if (nibble != 32) return unknown(EIO);
+  known.store(new BootId(id), release);  // for the life of the process
   return id;
 }
 

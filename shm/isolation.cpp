@@ -73,7 +73,9 @@ void lift_after_reboot(const Segment& segment) noexcept {
     for (std::uint32_t slot = 0; slot < segment.classes().slots(size_class); ++slot) {
       auto& low = segment.truth_word(unit, slot).low;
       const auto found = load(low, acquire);
-      if (truth::state(found) == BlockState::quarantined)
+      if (truth::state(found) != BlockState::quarantined) continue;
+      // It may be there for want of fresh pages; then it stays.
+      if (segment.commit_payload(unit, 1) == Status::ok)
         store(low, freed_word(truth::Generation::get(found), segment.split()), release);
     }
   }

@@ -1,5 +1,7 @@
 #include "shm/mapped_ranges.hpp"
 
+#include "shm/fork.hpp"
+
 #include <mutex>
 #include <vector>
 
@@ -16,7 +18,7 @@ struct Range {
 };
 
 struct Ranges {
-  std::mutex mutex;
+  ForkMutex mutex;
   std::vector<Range> all;
 
   Ranges();
@@ -27,8 +29,7 @@ Ranges& ranges() {
   return *instance;
 }
 
-void before_fork() { ranges().mutex.lock(); }
-void in_parent() { ranges().mutex.unlock(); }
+// Nobody was changing them: no fork happens under their mutex.
 void in_child() {
   for (const auto& range : ranges().all) {
     // Where this fails, something else is there already: that blocks the address as well.
@@ -36,10 +37,9 @@ void in_child() {
         ::mmap(range.base, range.bytes, PROT_NONE,
                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
   }
-  ranges().mutex.unlock();
 }
 
-Ranges::Ranges() { ::pthread_atfork(before_fork, in_parent, in_child); }
+Ranges::Ranges() { ::pthread_atfork(nullptr, nullptr, in_child); }
 
 }  // namespace
 

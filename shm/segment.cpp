@@ -1,6 +1,7 @@
 #include "shm/segment.hpp"
 
 #include "shm/crash_point.hpp"
+#include "shm/descriptor.hpp"
 #include "shm/isolation.hpp"
 #include "shm/mapped_ranges.hpp"
 #include "shm/sidecar.hpp"
@@ -26,7 +27,7 @@ constexpr std::uint64_t growth_units = 64;  // 4 MiB at a time, where there is r
 
 class FileDescriptor {
  public:
-  explicit FileDescriptor(int fd) : fd_(fd) {}
+  explicit FileDescriptor(int fd) : fd_(above_standard(fd)) {}
   FileDescriptor(const FileDescriptor&) = delete;
   FileDescriptor& operator=(const FileDescriptor&) = delete;
   ~FileDescriptor() {
@@ -135,13 +136,13 @@ int commit_fixed_regions(int fd, const Geometry& geometry) noexcept {
   return 0;
 }
 
-SegmentIdentity make_identity(const struct stat& file, const SidecarFile& sidecar) {
+SegmentIdentity make_identity(const struct stat& file, const SidecarFile& sidecar, const BootId& boot) {
   SegmentIdentity identity{};
   identity.device = file.st_dev;
   identity.inode = file.st_ino;
   identity.sidecar_device = sidecar.device;
   identity.sidecar_inode = sidecar.inode;
-  std::memcpy(identity.boot_id, current_boot_id().bytes, sizeof identity.boot_id);
+  std::memcpy(identity.boot_id, boot.bytes, sizeof identity.boot_id);
   return identity;
 }
 
@@ -194,6 +195,8 @@ Expected<Segment> Segment::create(const std::string& path, const SegmentOptions&
   struct stat present{};
   if (::lstat(path.c_str(), &present) == 0)
     return fail(Status::exists, fmt::format("create {}: it exists already", path), EEXIST);
+  const auto boot = current_boot_id();
+  if (!boot) return std::unexpected(boot.error());
 
   const auto sidecar_name = sidecar_path(path);
   auto sidecar = claim_sidecar(sidecar_name, options.mode);
@@ -214,7 +217,7 @@ Expected<Segment> Segment::create(const std::string& path, const SegmentOptions&
     return give_up(fail_errno(fmt::format("create {}", path)));
   if (const int error = commit_fixed_regions(file.get(), geometry))
     return give_up(fail_errno(fmt::format("create {}: allocate its metadata", path), error));
-  const auto identity = make_identity(info, sidecar->file);
+  const auto identity = make_identity(info, sidecar->file, *boot);
   if (!write_exactly(file.get(), &identity, sizeof identity, geometry.region(RegionKind::identity).offset) ||
       !write_exactly(file.get(), &header, sizeof header, 0))
     return give_up(fail_errno(fmt::format("write {}", path)));
@@ -241,6 +244,8 @@ Expected<Segment> Segment::create(const std::string& path, const SegmentOptions&
 Expected<Segment> Segment::open(const std::string& path) {
   Segment segment;
   FileDescriptor file(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  if (file.get() < 0 && errno == EISDIR)
+    return fail(Status::incompatible, fmt::format("{}: not a regular file but a directory", path), EISDIR);
   if (file.get() < 0) return fail_errno(fmt::format("open {}", path));
   if (auto mapped = segment.map(path, file.take(), false); !mapped) return std::unexpected(mapped.error());
   struct stat info{};
@@ -248,19 +253,26 @@ Expected<Segment> Segment::open(const std::string& path) {
 
   const auto sidecar_name = sidecar_path(path);
   const auto boot = current_boot_id();
-  const auto foreign =
-      [&] {  // copied, or of an earlier boot: its processes are dead whatever the sidecar says
-        const auto& identity = segment.identity();
-        return load(identity.inode, acquire) != info.st_ino ||
-               load(identity.device, acquire) != info.st_dev ||
-               std::memcmp(identity.boot_id, boot.bytes, sizeof boot.bytes) != 0;
-      };
+  if (!boot) return std::unexpected(boot.error());
+  // Copied, or of an earlier boot: its processes are dead whatever the sidecar says.
+  const auto copied = [&] {
+    const auto& identity = segment.identity();
+    return load(identity.inode, acquire) != info.st_ino || load(identity.device, acquire) != info.st_dev;
+  };
+  const auto foreign = [&] {
+    return copied() || std::memcmp(segment.identity().boot_id, boot->bytes, sizeof boot->bytes) != 0;
+  };
   if (foreign()) {
     auto claimed = claim_sidecar(sidecar_name, info.st_mode & 0777);
     if (!claimed) return std::unexpected(claimed.error());
     if (foreign()) {
+      // A copy may have holes where the original had pages of zeroes: writing there must not fail later.
+      if (copied() && segment.commit_again() != Status::ok)
+        return fail(Status::exhausted,
+                    fmt::format("{}: a copy with holes, and no room for the pages that belong there", path),
+                    ENOSPC);
       lift_after_reboot(segment);
-      adopt_identity(segment.identity(), make_identity(info, claimed->file));
+      adopt_identity(segment.identity(), make_identity(info, claimed->file, *boot));
     }
   }
   auto sidecar = open_sidecar(sidecar_name, false);
@@ -349,7 +361,7 @@ Expected<void> Segment::map(const std::string& path, int fd, bool read_only) {
   if (base == MAP_FAILED)
     return fail_errno(fmt::format("map {}: {} bytes of address space", path, geometry_.mapped_bytes));
   base_ = static_cast<std::byte*>(base);
-  mapped_by_ = ::getpid();
+  mapped_by_ = this_process();
   if (!read_only) {
     ::madvise(base, geometry_.mapped_bytes, MADV_DONTFORK);
     add_mapped_range(base, geometry_.mapped_bytes);
@@ -393,7 +405,7 @@ Segment::~Segment() { close(); }
 
 void Segment::close() noexcept {
   // Elsewhere the address may be another mapping's by now.
-  if (base_ != nullptr && mapped_by_ == ::getpid()) {
+  if (base_ != nullptr && is_ours()) {
     if (!read_only_) remove_mapped_range(base_);
     ::munmap(base_, geometry_.mapped_bytes);
   }
@@ -408,6 +420,33 @@ Status Segment::commit(std::uint64_t offset, std::uint64_t bytes) const noexcept
 
 Status Segment::commit_payload(std::uint64_t first, std::uint64_t count) const noexcept {
   return commit(geometry_.payload_offset() + first * unit_bytes, count * unit_bytes);
+}
+
+Status Segment::commit_again() const noexcept {
+  if (commit_fixed_regions(fd_, geometry_) != 0) return Status::exhausted;
+  for (LaneId lane = 1; lane < lane_count(); ++lane) {
+    const auto& row = lane_row(lane);
+    if (lane_word::Active::get(load(row.word, relaxed)) == 0) continue;  // committed when it is claimed
+    const auto cells = load(row.cell_count, relaxed);
+    if (cells != 0 && (cells > header_.cells_per_lane ||
+                       commit_lane(lane, static_cast<std::uint32_t>(cells)) != Status::ok))
+      return Status::exhausted;
+  }
+  const auto units = units_committed();
+  const auto& descriptors = geometry_.region(RegionKind::units);
+  const auto& bits = geometry_.region(RegionKind::remote_bits);
+  if (commit(descriptors.offset, units * descriptors.stride) != Status::ok ||
+      commit(bits.offset, units * bits.stride) != Status::ok)
+    return Status::exhausted;
+  for (std::uint64_t unit = 0; unit < units; ++unit) {
+    const auto& descriptor = this->unit(unit);
+    const auto bands = std::clamp(load(descriptor.bands, relaxed), 1U, band_count);
+    if (commit_bands(unit, bands) != Status::ok) return Status::exhausted;
+    if (unit_word::state(load(descriptor.word, relaxed)) != UnitState::free_uncommitted &&
+        commit_payload(unit, 1) != Status::ok)
+      return Status::exhausted;
+  }
+  return Status::ok;
 }
 
 Status Segment::commit_bands(std::uint64_t unit, std::uint32_t bands) const noexcept {

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "shm/atomic.hpp"
+#include "shm/fork.hpp"
 #include "shm/handle.hpp"
 #include "shm/header_layout.hpp"
 #include "shm/lane_layout.hpp"
@@ -74,6 +75,8 @@ class Segment {
   static Expected<void> remove(const std::string& path);
 
   bool is_open() const noexcept { return base_ != nullptr; }
+  /// false in a child made by fork: it has a copy of this object, but not the mapping.
+  bool is_ours() const noexcept { return mapped_by_ == this_process(); }
   bool read_only() const noexcept { return read_only_; }
   /// The file is not the one whose identity it carries (attach_read_only only).
   bool is_copy() const noexcept { return copy_; }
@@ -126,6 +129,8 @@ class Segment {
   Status commit_bands(std::uint64_t unit, std::uint32_t bands) const noexcept;
   /// Back one lane's row of what it has seen, and the first `cells` cells of its ledger. Idempotent.
   Status commit_lane(std::uint64_t lane, std::uint32_t cells) const noexcept;
+  /// All that the metadata says is committed, for a file whose pages may have become holes: a copy.
+  Status commit_again() const noexcept;
 
  private:
   Expected<void> map(const std::string& path, int fd, bool read_only);
@@ -138,7 +143,7 @@ class Segment {
   int sidecar_fd_ = -1;
   bool read_only_ = false;
   bool copy_ = false;
-  std::int32_t mapped_by_ = 0;  // pid: a child made by fork has this object, but not the mapping
+  ProcessToken mapped_by_;
   std::byte* base_ = nullptr;
   SegmentHeader header_{};
   Geometry geometry_;
@@ -162,11 +167,12 @@ Expected<void> validate_header(const SegmentHeader& header, std::uint64_t file_b
 /// CRC-32C of the header's bytes before its crc32c field.
 std::uint32_t header_crc(const SegmentHeader& header) noexcept;
 
-/// The kernel's boot id, 16 bytes; zeroes if it cannot be read.
+/// The kernel's boot id.
 struct BootId {
   std::uint8_t bytes[16] = {};
   bool operator==(const BootId&) const noexcept = default;
 };
-BootId current_boot_id() noexcept;
+/// errors  io_error  /proc does not tell: without it the living cannot be told from those of an earlier boot
+Expected<BootId> current_boot_id();
 
 }  // namespace sluice

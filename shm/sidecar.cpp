@@ -1,5 +1,8 @@
 #include "shm/sidecar.hpp"
 
+#include "shm/descriptor.hpp"
+#include "shm/fork.hpp"
+
 #include <fmt/format.h>
 
 #include <chrono>
@@ -18,7 +21,7 @@ namespace sluice {
 namespace {
 
 struct Registry {
-  std::mutex mutex;
+  ForkMutex mutex;
   std::vector<SidecarFile> files;
 };
 
@@ -29,8 +32,26 @@ Registry& registry() {
 
 constexpr std::uint64_t claim_byte = 1U << 20;  // above every row
 
-std::mutex& claim_mutex() {
-  static auto* instance = new std::mutex;
+// The process whose thread has a claim: the byte lock is the process's. What a child inherited is its parent's.
+class ClaimHolder {
+ public:
+  bool try_take() {
+    const std::lock_guard guard(mutex_);
+    if (by_ == this_process()) return false;
+    by_ = this_process();
+    return true;
+  }
+  void give_up() {
+    const std::lock_guard guard(mutex_);
+    if (by_ == this_process()) by_ = {};
+  }
+
+ private:
+  ForkMutex mutex_;
+  ProcessToken by_;
+};
+ClaimHolder& claim_holder() {
+  static auto* instance = new ClaimHolder;
   return *instance;
 }
 
@@ -76,17 +97,34 @@ int open_or_create(const std::string& path, bool create, std::uint32_t mode) noe
   }
 }
 
+bool is_still(const SidecarFile& file) noexcept {
+  struct stat info{};
+  return ::fstat(file.fd, &info) == 0 && info.st_dev == file.device && info.st_ino == file.inode;
+}
+
 }  // namespace
+
+std::optional<SidecarFile> known_sidecar(const std::string& path) {
+  auto& all = registry();
+  const std::lock_guard guard(all.mutex);
+  struct stat info{};
+  if (::stat(path.c_str(), &info) != 0) return std::nullopt;
+  for (const auto& file : all.files)
+    if (file.device == info.st_dev && file.inode == info.st_ino && is_still(file)) return file;
+  return std::nullopt;
+}
 
 Expected<SidecarFile> open_sidecar(const std::string& path, bool create, std::uint32_t mode) {
   auto& all = registry();
   const std::lock_guard guard(all.mutex);
   struct stat info{};
   if (::stat(path.c_str(), &info) == 0) {
+    // A descriptor that was closed behind our back, as daemons do, may be another file's by now.
+    std::erase_if(all.files, [](const SidecarFile& file) { return !is_still(file); });
     for (const auto& file : all.files)
       if (file.device == info.st_dev && file.inode == info.st_ino) return file;
   }
-  const int fd = open_or_create(path, create, mode);
+  const int fd = above_standard(open_or_create(path, create, mode));
   if (fd < 0) return fail_errno(fmt::format("open {}", path));
   if (::fstat(fd, &info) != 0) return fail_errno(fmt::format("stat {}", path));
   if (!S_ISREG(info.st_mode))
@@ -126,10 +164,10 @@ Expected<SidecarClaim> SidecarClaim::take(int fd, const std::string& path) {
     return fail(Status::busy, fmt::format("{}: another process has had its claim for 5 s", path));
   };
   for (;;) {
-    if (claim_mutex().try_lock()) {
+    if (claim_holder().try_take()) {
       const auto locked = lock_byte(fd, claim_byte);
       if (locked && *locked) return SidecarClaim(fd);
-      claim_mutex().unlock();
+      claim_holder().give_up();
       if (!locked) return std::unexpected(locked.error());
     }
     if (std::chrono::steady_clock::now() > deadline) return busy();
@@ -140,7 +178,7 @@ Expected<SidecarClaim> SidecarClaim::take(int fd, const std::string& path) {
 SidecarClaim::~SidecarClaim() {
   if (fd_ < 0) return;
   unlock_byte(fd_, claim_byte);
-  claim_mutex().unlock();
+  claim_holder().give_up();
 }
 
 }  // namespace sluice

@@ -9,6 +9,7 @@
 #include "shm/status.hpp"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include <sys/types.h>
@@ -26,6 +27,9 @@ struct SidecarFile {
 /// Open (and if `create`, make) the sidecar at `path`. Refuses network file systems, whose locks are no
 /// evidence. Descriptors are kept for the process's life.
 Expected<SidecarFile> open_sidecar(const std::string& path, bool create, std::uint32_t mode = 0600);
+
+/// The sidecar at `path`, if this process has it open: who opens it again, and closes that, drops all its locks.
+std::optional<SidecarFile> known_sidecar(const std::string& path);
 
 /// Take the lock of byte `index`. false: another process has it.
 Expected<bool> lock_byte(int fd, std::uint64_t index);

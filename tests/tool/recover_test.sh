@@ -224,5 +224,40 @@ if [[ "$EUID" == 0 ]]; then
   start "$work/sticky/segment" && ends_well
 fi
 
+echo "== standard streams that are closed"
+expect 0 "$bin/sluice" segment create "$work/closed" --size 1MiB
+before="$(head -c 4096 "$work/closed" | md5sum)"
+rm "$work/closed.lock"  # so that it has something to complain of
+"$bin/sluice" segment recover "$work/closed" >/dev/null 2>&- && flunk "closed stderr: it recovered without a lock file"
+[[ "$(head -c 4096 "$work/closed" | md5sum)" == "$before" ]] || flunk "closed stderr: the message went into the segment"
+cp --sparse=always "$work/closed" "$work/closed2"
+"$bin/sluice" segment recover "$work/closed2" <&- >&- && flunk "closed stdout: a result that nobody got is no success"
+[[ ! -s "$work/closed2.lock" ]] || flunk "closed stdout: the result went into the lock file"
+expect 0 "$bin/sluice" segment recover "$work/closed2"
+
+echo "== a directory; a limit on the size of files"
+expect 4 "$bin/sluice" segment recover "$work"
+one_line
+says "not a regular file but a directory"
+expect 8 bash -c 'ulimit -f 100; exec "$0" segment create "$1" --size 1MiB' "$bin/sluice" "$work/limited"
+one_line
+[[ ! -e "$work/limited" && ! -e "$work/limited.lock" ]] || flunk "a limit on files: something was left"
+
+echo "== a copy with holes, and no room for its pages"
+mkdir "$work/full"
+if mount -t tmpfs -o size=8M none "$work/full" 2>/dev/null; then
+  expect 0 "$bin/sluice" segment create "$work/full/original" --size 2MiB --initial 1MiB --lanes 8 --processes 4 --queues 4
+  cp --sparse=always "$work/full/original" "$work/full/copy"
+  dd if=/dev/zero of="$work/full/fill" bs=4k 2>/dev/null || true
+  expect 8 "$bin/sluice" segment recover "$work/full/copy"
+  one_line
+  says "a copy with holes, and no room"
+  rm "$work/full/fill"
+  expect 0 "$bin/sluice" segment recover "$work/full/copy"
+  umount "$work/full"
+else
+  echo "left out: no tmpfs can be mounted here"
+fi
+
 echo "$failures failed"
 ((failures == 0))

@@ -102,7 +102,7 @@ TEST_CASE("process: joining takes a row and describes who has it, leaving frees 
   CHECK(row.start_ticks == process_start_ticks(row.pid));
   CHECK(row.start_ticks != 0);
   CHECK(row.pid_namespace == own_pid_namespace());
-  CHECK(std::memcmp(row.boot_id, current_boot_id().bytes, 16) == 0);
+  CHECK(std::memcmp(row.boot_id, must(current_boot_id()).bytes, 16) == 0);
   CHECK(std::string(row.role) == "a role");
   const auto verdict = examine_process(segment, membership.row());
   CHECK(verdict.evidence == Evidence::alive);

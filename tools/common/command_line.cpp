@@ -7,10 +7,14 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <exception>
 #include <utility>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 namespace sluice::tools {
 
@@ -25,6 +29,14 @@ std::string& program_name() {
 Action& chosen_action() {
   static Action action;
   return action;
+}
+
+// A standard stream that is closed gets a descriptor that cannot be used: else the next file to be opened would take
+// its place, and be written into by who prints.
+void occupy_standard_streams() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+      while (::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0 && errno == EINTR) continue;
 }
 
 ExitCode run_chosen_action() {
@@ -65,6 +77,8 @@ void on_run(CLI::App& command, Action action) {
 }
 
 void set_up_program(CLI::App& app, std::string_view name) {
+  occupy_standard_streams();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of the call that wants it to
   program_name() = name;
   app.name(program_name());
   app.footer(exit_code_footer());

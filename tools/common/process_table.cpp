@@ -24,7 +24,10 @@ class SidecarProbe {
  public:
   explicit SidecarProbe(const Segment& segment) {
     const auto path = sidecar_path(segment.path());
-    fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    const auto known =
+        known_sidecar(path);  // in a process that has joined, closing another descriptor unlocks its row
+    is_ours_ = !known;
+    fd_ = known ? known->fd : ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd_ < 0) {
       reason_ = fmt::format("its lock cannot be asked ({})", std::strerror(errno));
       return;
@@ -34,13 +37,14 @@ class SidecarProbe {
     if (::fstat(fd_, &info) != 0 || info.st_ino != load(identity.sidecar_inode, relaxed) ||
         info.st_dev != load(identity.sidecar_device, relaxed)) {
       reason_ = "its lock file was replaced";
-      ::close(std::exchange(fd_, -1));
+      if (is_ours_) ::close(fd_);
+      fd_ = -1;
     }
   }
   SidecarProbe(const SidecarProbe&) = delete;
   SidecarProbe& operator=(const SidecarProbe&) = delete;
   ~SidecarProbe() {
-    if (fd_ >= 0) ::close(fd_);
+    if (fd_ >= 0 && is_ours_) ::close(fd_);
   }
   bool usable() const noexcept { return fd_ >= 0; }
   const std::string& reason() const noexcept { return reason_; }
@@ -48,6 +52,7 @@ class SidecarProbe {
 
  private:
   int fd_ = -1;
+  bool is_ours_ = true;
   std::string reason_;
 };
 
@@ -65,15 +70,12 @@ struct Evidence {
 
 // Whether a running process still maps the segment decides what a free lock means.
 Verdict judge_without_lock(const ProcessEntry& process, const Segment& segment) {
-  struct stat info{};
-  std::ifstream maps(fmt::format("/proc/{}/maps", process.pid));
-  if (!maps || ::fstat(segment.fd(), &info) != 0)
-    return {Presence::unknown, "its lock is free, but it runs and cannot be looked at"};
-  const auto wanted = fmt::format(" {:02x}:{:02x} {} ", major(info.st_dev), minor(info.st_dev), info.st_ino);
-  for (std::string line; std::getline(maps, line);)
-    if (line.find(wanted) != std::string::npos)
-      return {Presence::disagreement, "its lock is free, but it runs and maps the segment"};
-  return {Presence::dead, "its lock is free and it does not map the segment"};
+  switch (maps_segment(process.pid, segment)) {
+    case Maps::yes: return {Presence::disagreement, "its lock is free, but it runs and maps the segment"};
+    case Maps::no: return {Presence::dead, "its lock is free and it does not map the segment"};
+    case Maps::unknown: break;
+  }
+  return {Presence::unknown, "its lock is free, but it runs and cannot be looked at"};
 }
 
 Verdict judge_lock(const ProcessEntry& process, const Evidence& evidence, pid_t holder,
@@ -93,7 +95,7 @@ Verdict judge_lock(const ProcessEntry& process, const Evidence& evidence, pid_t 
     case PidFate::running: return judge_without_lock(process, segment);
     case PidFate::unknown:
       return {Presence::disagreement,
-              "its lock is free, but something has its pid and /proc does not show what"};
+              "its lock is free, but something has its pid and it cannot be seen from here what"};
     case PidFate::reused: return {Presence::dead, "its lock is free and the pid is another process"};
     case PidFate::gone: break;
   }
@@ -107,16 +109,16 @@ Verdict judge_pid(const Evidence& evidence, const std::string& why_no_lock) {
   if (evidence.fate == PidFate::running) return {Presence::alive, fmt::format("it runs; {}", why_no_lock)};
   if (evidence.fate == PidFate::unknown)
     return {Presence::unknown,
-            fmt::format("something has its pid and /proc does not show what; {}", why_no_lock)};
+            fmt::format("something has its pid and it cannot be seen from here what; {}", why_no_lock)};
   return {Presence::dead, fmt::format("no such process; {}", why_no_lock)};
 }
 
-Evidence gather_evidence(const ProcessEntry& process, const ProcessRow& row, const BootId& boot) {
+Evidence gather_evidence(const ProcessRow& row, const BootId& boot) {
   Evidence evidence;
   evidence.same_boot = std::memcmp(row.boot_id, boot.bytes, sizeof boot.bytes) == 0;
   evidence.same_namespace = load(row.pid_namespace, relaxed) == own_pid_namespace();
   if (!evidence.same_boot || !evidence.same_namespace) return evidence;
-  evidence.fate = fate_of(process.pid, load(row.start_ticks, relaxed));
+  evidence.fate = fate_of(row);
   return evidence;
 }
 
@@ -125,13 +127,15 @@ Evidence gather_evidence(const ProcessEntry& process, const ProcessRow& row, con
 std::vector<ProcessEntry> read_process_table(const Segment& segment) {
   const SidecarProbe sidecar(segment);
   const auto boot = current_boot_id();
-  const bool this_boot = std::memcmp(segment.identity().boot_id, boot.bytes, sizeof boot.bytes) == 0;
+  const bool this_boot =
+      boot && std::memcmp(segment.identity().boot_id, boot->bytes, sizeof boot->bytes) == 0;
 
   const auto judge = [&](const ProcessEntry& process, const ProcessRow& row) -> Verdict {
     if (process.state == ProcessState::free) return {Presence::free, ""};
     if (segment.is_copy()) return {Presence::dead, "a copied file: its processes have the original"};
+    if (!boot) return {Presence::unknown, boot.error().message};
     if (!this_boot) return {Presence::dead, "the system was started anew since"};
-    const auto evidence = gather_evidence(process, row, boot);
+    const auto evidence = gather_evidence(row, *boot);
     if (!sidecar.usable()) return judge_pid(evidence, sidecar.reason());
     const auto holder = sidecar.holder(process.row);
     return holder ? judge_lock(process, evidence, *holder, segment)

@@ -66,8 +66,7 @@ void read_lane(const Segment& segment, LaneId id, Handle handle, std::vector<Blo
 std::vector<BlockReference> read_references(const Segment& segment, const BlockFacts& facts) {
   std::vector<BlockReference> references;
   if (!facts.handle) return references;
-  for (LaneId id = 1; id < segment.lane_count(); ++id)
-    read_lane(segment, id, facts.handle, references);
+  for (LaneId id = 1; id < segment.lane_count(); ++id) read_lane(segment, id, facts.handle, references);
   for (const auto& queue : read_queue_table(segment))
     visit_messages(segment, queue, [&](const QueuedBlock& block) {
       if (block.handle != facts.handle.value) return;
@@ -110,6 +109,7 @@ Standing standing_of(const BlockFacts& facts) noexcept {
     case BlockState::live: return Standing::live;
     case BlockState::freeing: return Standing::freeing;
     case BlockState::retired: return Standing::over;
+    case BlockState::quarantined: return Standing::quarantined;
     default: return Standing::not_begun;
   }
 }
@@ -199,7 +199,8 @@ BlockHolders read_block_holders(const Segment& segment, const BlockName& name, b
 
 std::optional<nanoseconds> received_ago(const Segment& segment, std::uint64_t receive_ns) {
   const auto boot = current_boot_id();
-  if (receive_ns == 0 || std::memcmp(segment.identity().boot_id, boot.bytes, sizeof boot.bytes) != 0)
+  if (receive_ns == 0 || !boot ||
+      std::memcmp(segment.identity().boot_id, boot->bytes, sizeof boot->bytes) != 0)
     return std::nullopt;
   const auto booted = clock_now(CLOCK_REALTIME) - clock_now(CLOCK_BOOTTIME);
   const auto now = clock_now(CLOCK_MONOTONIC);
@@ -228,6 +229,7 @@ std::string_view to_string(Standing standing) noexcept {
   switch (standing) {
     case Standing::live: return "live";
     case Standing::freeing: return "freeing";
+    case Standing::quarantined: return "quarantined";
     case Standing::over: return "over";
     case Standing::not_begun: return "not_begun";
     case Standing::no_block: break;
@@ -252,6 +254,7 @@ std::string flag_names(std::uint64_t flags) {
   add(truth::flag_shared, "shared");
   add(truth::flag_epoch, "epoch");
   add(truth::flag_findable, "findable");
+  add(truth::flag_io, "io");
   add(truth::Flags::max & ~truth::flags_known, "unknown");
   return names.empty() ? "none" : names;
 }

@@ -50,10 +50,11 @@ struct BlockReference {
 /// How a handle relates to what is at its place.
 enum class Standing : std::uint8_t {
   live,
-  freeing,    // given up by its last holder; the slab's owner will take it back
-  over,       // its generation is over
-  not_begun,  // its generation has not begun
-  no_block,   // no block can be there: no such unit or slot, or a unit that holds no blocks
+  freeing,      // given up by its last holder; the slab's owner will take it back
+  over,         // its generation is over
+  quarantined,  // it is in its generation: nobody holds it, but a device may still write into it
+  not_begun,    // its generation has not begun
+  no_block,     // no block can be there: no such unit or slot, or a unit that holds no blocks
 };
 
 struct BlockFacts {

@@ -94,6 +94,8 @@ std::string describe_standing(const BlockFacts& facts) {
   switch (facts.standing) {
     case Standing::live: return "live";
     case Standing::freeing: return "freeing: given up by its last holder, its slab's owner will take it back";
+    case Standing::quarantined:
+      return "quarantined: nobody holds it, but a device that its last holder died with may still write into it";
     case Standing::over: return fmt::format("its generation {} is over; {}", facts.generation, there());
     case Standing::not_begun:
       return fmt::format("its generation {} has not begun; {}", facts.generation, there());

@@ -37,7 +37,7 @@ Overview look(const Segment& segment) {
     overview.disk_bytes = static_cast<std::uint64_t>(info.st_blocks) * 512;  // stat(2): always 512
   }
   const auto boot = current_boot_id();
-  overview.this_boot = std::memcmp(segment.identity().boot_id, boot.bytes, sizeof boot.bytes) == 0;
+  overview.this_boot = boot && std::memcmp(segment.identity().boot_id, boot->bytes, sizeof boot->bytes) == 0;
   for (const auto& process : read_process_table(segment))
     ++overview.processes[static_cast<std::size_t>(process.presence)];
   overview.lanes_active =

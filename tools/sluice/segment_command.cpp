@@ -136,6 +136,7 @@ void print_text(const RecoveryReport& repaired) {
   fields.add("references dropped", std::uint64_t{repaired.references});
   fields.add("queue ends given up", std::uint64_t{repaired.roles});
   fields.print();
+  for (const auto& line : repaired.begun_by_others) fmt::print("not done: {}\n", escape_controls(line));
   for (const auto& line : repaired.disagreements) fmt::print("disagreement: {}\n", escape_controls(line));
 }
 
@@ -148,6 +149,8 @@ void print_document(const std::string& path, const RecoveryReport& repaired) {
   document["moves"] = repaired.moves;
   document["references"] = repaired.references;
   document["roles"] = repaired.roles;
+  auto& begun = document["begun_by_others"] = Json::array();
+  for (const auto& line : repaired.begun_by_others) begun.push_back(escape_controls(line));
   auto& disagreements = document["disagreements"] = Json::array();
   for (const auto& line : repaired.disagreements) disagreements.push_back(escape_controls(line));
   print_json(document);
