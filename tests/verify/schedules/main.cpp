@@ -24,6 +24,7 @@ const std::map<std::string, Kind> kinds = {{"shared", Kind::shared},
                                            {"slabs", Kind::slabs},
                                            {"runs", Kind::runs},
                                            {"streams", Kind::streams},
+                                           {"orphans", Kind::orphans},
                                            {"everything", Kind::everything}};
 
 struct Options {

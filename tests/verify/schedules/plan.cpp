@@ -44,6 +44,18 @@ void choose_acts(Plan& plan, Kind kind, Random& random) {
                    {Act::release, 4},
                    {Act::give_role, 1}});
       break;
+    case Kind::orphans:  // shared blocks in slabs whose owner goes, while memory is short
+      weigh(plan, {{Act::allocate, 8},
+                   {Act::allocate_run, 2},
+                   {Act::share, 6},
+                   {Act::look_up, 8},
+                   {Act::release, 10},
+                   {Act::second_lane, 4}});
+      plan.bytes = {32768, 32768, 32768, 20480};
+      plan.units = plan.streams + 2;
+      plan.posts = 1;
+      plan.acts *= 2;
+      break;
     case Kind::everything:
     case Kind::by_seed:  // everything
       for (auto& weight : plan.weights) weight = 1 + static_cast<std::uint32_t>(random.below(6));
@@ -66,7 +78,7 @@ Plan plan_of(std::uint64_t seed, std::uint32_t lanes, Kind kind) noexcept {
   plan.units = plan.streams + 2 + static_cast<std::uint32_t>(random.below(4));
   plan.capacity = 1U << (1 + random.below(2));
   plan.acts = 4 + static_cast<std::uint32_t>(random.below(8));
-  const auto by_seed = static_cast<Kind>(random.below(5));
+  const auto by_seed = static_cast<Kind>(random.below(6));
   choose_acts(plan, kind == Kind::by_seed ? by_seed : kind, random);
   plan.events = plan.lanes * plan.acts * (4 + random.below(12));
   plan.after_change = 2U << random.below(4);

@@ -47,7 +47,7 @@ inline constexpr std::uint32_t streams_max = 2;
 inline constexpr std::uint32_t lanes_max = 4;
 
 /// What the scripts do most.
-enum class Kind : std::uint8_t { shared, slabs, runs, streams, everything, by_seed };
+enum class Kind : std::uint8_t { shared, slabs, runs, streams, orphans, everything, by_seed };
 
 inline constexpr std::size_t posts_max = 2;  // handles that all actors can find
 
