@@ -20,12 +20,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-const std::map<std::string, Kind> kinds = {{"shared", Kind::shared},
-                                           {"slabs", Kind::slabs},
-                                           {"runs", Kind::runs},
-                                           {"streams", Kind::streams},
-                                           {"orphans", Kind::orphans},
-                                           {"everything", Kind::everything}};
+const std::map<std::string, Kind> kinds = {{"shared", Kind::shared},   {"slabs", Kind::slabs},
+                                           {"runs", Kind::runs},       {"streams", Kind::streams},
+                                           {"orphans", Kind::orphans}, {"everything", Kind::everything}};
 
 struct Options {
   std::uint64_t seed = 0, seeds = 0, first = 1, failures = 10;
