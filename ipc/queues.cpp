@@ -143,8 +143,6 @@ std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexce
     for (auto* role : {&row.producer, &row.consumer}) {
       auto expected = self;
       if (load(*role, acquire) != self) continue;
-      if (role == &row.producer)
-        store(row.tail, pushed_messages(segment, row), release);  // it may have died between stamp and tail
       if (!cas(*role, expected, 0, acq_rel)) continue;
       ++released;
       wake_claimant(segment, load(row.producer, relaxed));

@@ -171,11 +171,10 @@ TEST_CASE("evidence lost: whoever is recovered while it joins does not come aliv
   const TempSegment file;
   auto session = must(Session::open(file.path(), "survivor"));
   Child child([&](ChildLink&) {
-    crash_hook = [](std::size_t point) {
-      if (point != crash_point_index("process.join.joining")) return;
+    const Meanwhile meanwhile("process.join.joining", [] {
       ::close_range(3, ~0U, 0);
       ::raise(SIGSTOP);
-    };
+    });
     const auto opened = Session::open(file.path(), "late");
     ::_exit(opened ? 1 : 0);
   });

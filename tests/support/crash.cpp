@@ -4,6 +4,7 @@
 #include <csignal>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include <unistd.h>
 
@@ -23,6 +24,12 @@ std::atomic<CrashPasses*> counted{nullptr};
 
 [[maybe_unused]] void count_it(std::size_t index) {
   counted.load(std::memory_order_relaxed)->count[index].fetch_add(1, std::memory_order_relaxed);
+}
+
+std::size_t meanwhile_point = 0;
+std::function<void()> meanwhile_act;
+[[maybe_unused]] void act_there(std::size_t index) {
+  if (index == meanwhile_point && meanwhile_act) std::exchange(meanwhile_act, nullptr)();
 }
 
 void set_hook([[maybe_unused]] void (*hook)(std::size_t)) {
@@ -60,5 +67,18 @@ void count_passes(CrashPasses& passes) {
 }
 
 void pass_unharmed() { set_hook(nullptr); }
+
+Meanwhile::Meanwhile(std::string_view point, std::function<void()> act) {
+  meanwhile_point = crash_point_index(point);
+  meanwhile_act = std::move(act);
+  set_hook(&act_there);
+}
+
+Meanwhile::~Meanwhile() {
+  set_hook(nullptr);
+  meanwhile_act = nullptr;
+}
+
+bool Meanwhile::happened() const { return meanwhile_act == nullptr; }
 
 }  // namespace sluice::test

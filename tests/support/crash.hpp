@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string_view>
 #include <vector>
 
@@ -34,5 +35,15 @@ struct CrashPasses {
 void count_passes(CrashPasses& passes);
 /// Neither.
 void pass_unharmed();
+
+/// The first time that the calling thread passes `point`, others act: they are lanes of this thread too.
+class Meanwhile {
+ public:
+  Meanwhile(std::string_view point, std::function<void()> act);
+  Meanwhile(const Meanwhile&) = delete;
+  Meanwhile& operator=(const Meanwhile&) = delete;
+  ~Meanwhile();
+  bool happened() const;
+};
 
 }  // namespace sluice::test

@@ -306,7 +306,9 @@ TEST_CASE("evidence: a claim holds only for the word that was examined", "[ipc]"
   CHECK(session.recover_dead().processes == 1);
   Member next(file.path());  // the row lives again
   REQUIRE(next.row() == member.row());
+  const auto word = load(process_row(session.segment(), next.row()).word, acquire);
   CHECK(recover_process(session.segment(), session.membership(), member.row(), verdict).processes == 0);
+  CHECK(load(process_row(session.segment(), next.row()).word, acquire) == word);
   check_untouched(session, next.row(), Evidence::alive);
 }
 

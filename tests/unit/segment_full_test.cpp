@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include <sched.h>
 #include <sys/mount.h>
@@ -113,6 +114,29 @@ TEST_CASE("full disk: queues, lanes and processes are refused as well, and leave
     must_hold(audit(session.segment()).violations.empty(), "sound when full");
     release_all(*lane, taken);
     must(create_stream(*lane, "small", 64));
+  }));
+}
+
+TEST_CASE("full disk: a copy with holes is not opened while there is no room for the pages that belong there",
+          "[shm]") {
+  const TempDirectory directory;
+  check_ended_well(run_on_small_tmpfs(directory.path(), 8 << 20, [&] {
+    const auto path = directory.file("segment");
+    auto options = small_options(32);
+    options.payload_bytes_initial = 1 << 20;
+    must(Segment::create(path, options));
+    copy_sparse(path, directory.file("copy"));
+    {
+      std::ofstream rest(directory.file("rest"), std::ios::binary);
+      const std::vector<char> page(4096, 1);
+      while (rest.write(page.data(), 4096).flush()) continue;
+    }
+    const auto refused = Session::open(directory.file("copy"), "test");
+    must_hold(!refused && refused.error().status == Status::exhausted, "refused as exhausted");
+    std::filesystem::remove(directory.file("rest"));
+    auto session = must(Session::open(directory.file("copy"), "test"));
+    const auto lane = must(session.claim_lane({.cells = 4096}));
+    release_all(*lane, fill_up(*lane, 1000));
   }));
 }
 

@@ -1,5 +1,5 @@
-// What others may do between the last drop of a shared block and what its holder does next: the slot, and its unit,
-// may be somebody else's by then.
+// What others may do between two steps of who gives memory back, or of its recoverer: after the last drop of a shared
+// block, the slot and its unit may be somebody else's at once; so may the units of a run that is undone.
 #include "ipc/audit.hpp"
 #include "ipc/lane.hpp"
 #include "tests/support/census.hpp"
@@ -11,34 +11,10 @@
 #include <catch2/catch.hpp>
 
 #include <csignal>
-#include <functional>
 
 namespace sluice::test {
 
 namespace {
-
-std::function<void()> meanwhile_act;
-std::size_t meanwhile_point = 0;
-
-// While the calling thread passes `point` for the first time, others act: they are lanes of this thread too.
-class Meanwhile {
- public:
-  Meanwhile(std::string_view point, std::function<void()> act) {
-    meanwhile_point = crash_point_index(point);
-    meanwhile_act = std::move(act);
-    crash_hook = [](std::size_t passed) {
-      if (passed != meanwhile_point || !meanwhile_act) return;
-      std::exchange(meanwhile_act, nullptr)();
-    };
-  }
-  Meanwhile(const Meanwhile&) = delete;
-  Meanwhile& operator=(const Meanwhile&) = delete;
-  ~Meanwhile() {
-    crash_hook = nullptr;
-    meanwhile_act = nullptr;
-  }
-  bool happened() const { return meanwhile_act == nullptr; }
-};
 
 bool points_are_there() {
   if (!has_crash_points) WARN("skipped: this build has no crash points (SLUICE_CRASH_POINTS)");
@@ -217,6 +193,26 @@ TEST_CASE("quarantine: one lane lifts at a time, and its death gives the next on
   CHECK(rig.session.recover_dead().processes == 1);
   CHECK(rig.heap().allocate(2 * unit_bytes));
   for (const auto& violation : audit(segment).violations) FAIL_CHECK(violation.what);
+}
+
+TEST_CASE("run: undone, its units may be another's before the dead one's ledger is dropped", "[shm]") {
+  if (!points_are_there()) return;
+  Rig rig(small_options(4), Place::shared_memory, {.cells = 4096});
+  const auto ended = run_child([&] {
+    auto session = must(Session::open(rig.file.path(), "victim"));
+    auto lane = must(session.claim_lane());
+    kill_self_at("run.take.announced");
+    (void)lane->heap().allocate(3 * unit_bytes);
+  });
+  REQUIRE(ended.signal == SIGKILL);
+  Reference next;  // in the generation that the dead one's cell would name
+  const Meanwhile meanwhile("recover.lane.operation", [&] {
+    next = must(rig.heap().allocate(3 * unit_bytes));
+    fill_pattern(rig.heap().bytes(next), 42);
+  });
+  CHECK(rig.session.recover_dead().processes == 1);
+  REQUIRE(meanwhile.happened());
+  check_intact(rig, *rig.lane, next);
 }
 
 }  // namespace sluice::test
