@@ -135,6 +135,33 @@ TEST_CASE("last drop: a living holder that is overtaken leaves the pages of a de
   check_intact(rig, *rig.lane, next);
 }
 
+TEST_CASE("last drop: who adopts a slab leaves a block alone that has to be isolated first", "[shm][io]") {
+  if (!points_are_there()) return;
+  Rig rig(small_options(2), Place::shared_memory, {.cells = 4096});
+  auto owner = rig.another_lane();
+  const auto block = must(owner->heap().allocate(8192));
+  must(owner->heap().make_findable(block));
+  Child dead([&](ChildLink& link) {
+    auto session = must(Session::open(rig.file.path(), "victim"));
+    auto lane = must(session.claim_lane());
+    must(lane->heap().begin_io(must(lane->heap().look_up(block.handle))));
+    link.ready();
+    link.wait_go();
+    kill_self_at("block.drop.closed");
+    lane.reset();
+  });
+  REQUIRE(dead.wait_ready());
+  must(owner->heap().release(block));
+  owner.reset();  // the slab is an orphan
+  dead.go();
+  REQUIRE(dead.wait().signal == SIGKILL);
+  while (const auto next = rig.heap().allocate(8192))
+    CHECK_FALSE(same_place(rig, next->handle, block.handle));
+  CHECK(rig.session.recover_dead().processes == 1);
+  CHECK(same_place(rig, must(rig.heap().allocate(8192)).handle, block.handle));
+  for (const auto& violation : audit(rig.segment()).violations) FAIL_CHECK(violation.what);
+}
+
 TEST_CASE("quarantine: a dead cell that names the block's last generation does not free it when it is lifted",
           "[shm]") {
   if (!points_are_there()) return;
