@@ -12,6 +12,8 @@
 
 #include <csignal>
 
+#include <unistd.h>
+
 namespace sluice::test {
 
 namespace {
@@ -175,16 +177,15 @@ TEST_CASE("quarantine: a dead cell that names the block's last generation does n
     const auto block = must(lane->heap().allocate(bytes));
     *handle = block.handle;
     must(lane->heap().begin_io(block));
-    kill_self_at("block.isolate.begun");
+    ::close(session.segment().fd());  // so that its pages cannot be replaced
+    kill_self_at("block.quarantine.marked");
     lane.reset();
   });
   REQUIRE(ended.signal == SIGKILL);
-  // As its recoverer leaves it that could not replace the pages, killed before it has emptied the cell.
   const auto& segment = rig.segment();
   const auto& split = segment.split();
   auto& low = segment.truth_word(split.unit(*handle), split.slot(*handle)).low;
-  store(low, truth::make(split.generation(*handle) + 1, 0, BlockState::quarantined), release);
-  fetch_add(segment.control().quarantined, 1, relaxed);
+  REQUIRE(truth::state(low) == BlockState::quarantined);
   Reference next;
   const Meanwhile meanwhile("block.quarantine.lifted", [&] {
     CHECK(rig.session.recover_dead().processes == 1);

@@ -319,11 +319,6 @@ TEST_CASE("evidence: a recoverer that is gone leaves its claim to the next", "[i
   const auto own = session.membership().row();
   const auto index = own + 3;
   auto& word = process_row(segment, index).word;
-  SECTION("alive: it is left to it") {
-    word = process_word::make(ProcessState::recovering, 5, own, session.membership().incarnation());
-    check_untouched(session, index, Evidence::alive);
-    return;
-  }
   SECTION("an earlier incarnation of a living row") {
     word = process_word::make(ProcessState::recovering, 5, own, session.membership().incarnation() - 1);
   }
@@ -331,6 +326,16 @@ TEST_CASE("evidence: a recoverer that is gone leaves its claim to the next", "[i
   SECTION("no row at all") { word = process_word::make(ProcessState::recovering, 5, 2047, 1); }
   SECTION("itself") { word = process_word::make(ProcessState::recovering, 5, index, 5); }
   check_dead_and_recovered(session, index);
+}
+
+TEST_CASE("evidence: a recoverer that lives keeps its claim", "[ipc]") {
+  const TempSegment file;
+  auto session = must(Session::open(file.path(), "test"));
+  const auto own = session.membership().row();
+  const auto index = own + 3;
+  process_row(session.segment(), index).word =
+      process_word::make(ProcessState::recovering, 5, own, session.membership().incarnation());
+  check_untouched(session, index, Evidence::alive);
 }
 
 TEST_CASE("process: two sessions of one process are two rows, and each leaves alone", "[ipc]") {
