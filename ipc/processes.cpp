@@ -197,12 +197,14 @@ std::uint64_t process_start_ticks(std::uint64_t pid) noexcept {
   return read_start_ticks(fmt::format("/proc/{}/stat", pid).c_str());
 }
 
-PidFate fate_of(const ProcessRow& row) noexcept {
-  const auto fate = fate_of(load(row.pid, relaxed), load(row.start_ticks, relaxed));
+ProcessStart start_of(const ProcessRow& row) noexcept {
+  return {load(row.pid, relaxed), load(row.start_ticks, relaxed), load(row.time_namespace, relaxed)};
+}
+
+PidFate fate_of(const ProcessStart& process) noexcept {
+  const auto fate = fate_of(process.pid, process.start_ticks);
   // Start times are told in the time namespace of who asks: of another one they say nothing.
-  return fate == PidFate::reused && load(row.time_namespace, relaxed) != own_time_namespace()
-             ? PidFate::unknown
-             : fate;
+  return fate == PidFate::reused && process.time_namespace != own_time_namespace() ? PidFate::unknown : fate;
 }
 
 PidFate fate_of(std::uint64_t pid, std::uint64_t start_ticks) noexcept {
@@ -335,7 +337,8 @@ ProcessVerdict examine_process(const Segment& segment, std::uint64_t index) {
   const auto& row = process_row(segment, index);
   const auto word = load(row.word, acquire);  // P2 <- P1 (join): the fields belong to this word
   const auto state = process_word::state(word);
-  const auto pid = load(row.pid, relaxed);
+  const auto process = start_of(row);
+  const auto pid = process.pid;
   if (state == ProcessState::free) return verdict(Evidence::free, word, 0, "free");
   if (state == ProcessState::recovering) {
     const auto claimer = process_word::ClaimerRow::get(word);
@@ -373,7 +376,7 @@ ProcessVerdict examine_process(const Segment& segment, std::uint64_t index) {
         fmt::format("row {} (pid {} of pid namespace {}): its lock is free, but it cannot be seen from here; "
                     "recover in its own namespace",
                     index, pid, load(row.pid_namespace, relaxed)));
-  switch (fate_of(row)) {
+  switch (fate_of(process)) {
     case PidFate::gone: return verdict(Evidence::dead, word, pid, "its lock is free and the pid is gone");
     case PidFate::reused:
       return verdict(Evidence::dead, word, pid, "its lock is free and the pid is another process");
@@ -390,10 +393,13 @@ ProcessVerdict examine_process(const Segment& segment, std::uint64_t index) {
   const auto maps = maps_segment(pid, segment);
   // It may have been waited for meanwhile: then its maps could not be read any more, or were another process's.
   if (maps != Maps::no) {
-    const auto by_now = fate_of(row);
+    const auto by_now = fate_of(process);
     if (by_now == PidFate::gone || by_now == PidFate::reused)
       return verdict(Evidence::dead, word, pid, "its lock is free and the pid is gone by now");
   }
+  // Somebody else may have recovered it by now, and the row be another's.
+  if (load(row.word, acquire) != word)
+    return verdict(Evidence::alive, word, pid, "changed while it was examined");
   switch (maps) {
     case Maps::no:
       return verdict(Evidence::dead, word, pid, "its lock is free and it no longer maps the segment");

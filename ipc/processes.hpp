@@ -64,8 +64,15 @@ ProcessVerdict examine_process(const Segment& segment, std::uint64_t row);
 /// something has that pid, and /proc does not show it (hidepid, or it is mounted for another pid namespace).
 enum class PidFate : std::uint8_t { gone, reused, running, unknown };
 PidFate fate_of(std::uint64_t pid, std::uint64_t start_ticks) noexcept;
-/// The same for the process that a row describes. Also unknown: one of another time namespace.
-PidFate fate_of(const ProcessRow& row) noexcept;
+/// A process as a row describes it, read once: the row may be another's by the next look.
+struct ProcessStart {
+  std::uint64_t pid = 0;
+  std::uint64_t start_ticks = 0;
+  std::uint64_t time_namespace = 0;
+};
+ProcessStart start_of(const ProcessRow& row) noexcept;
+/// The same for such a process. Also unknown: one of another time namespace.
+PidFate fate_of(const ProcessStart& process) noexcept;
 
 /// Whether a process, by any of its threads, maps the segment's file.
 enum class Maps : std::uint8_t { yes, no, unknown };

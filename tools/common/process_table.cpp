@@ -118,7 +118,7 @@ Evidence gather_evidence(const ProcessRow& row, const BootId& boot) {
   evidence.same_boot = std::memcmp(row.boot_id, boot.bytes, sizeof boot.bytes) == 0;
   evidence.same_namespace = load(row.pid_namespace, relaxed) == own_pid_namespace();
   if (!evidence.same_boot || !evidence.same_namespace) return evidence;
-  evidence.fate = fate_of(row);
+  evidence.fate = fate_of(start_of(row));
   return evidence;
 }
 
