@@ -21,8 +21,8 @@ namespace sluice {
 
 inline constexpr std::uint64_t count_max = truth::Count::max;
 
-/// Add a reference to a live block and put it into `cell`, which is empty. `word` is the handle's truth word. The caller's lane holds the block,
-/// unless `needs_findable`.
+/// Add a reference to a live block and put it into `cell`, which is empty. `word` is the handle's truth word. The
+/// caller's lane holds the block, unless `needs_findable`.
 ///
 /// errors  stale     not live, of another generation, or not findable where that is needed; nothing changed
 ///         overflow  it has 65535 references already; nothing changed
