@@ -14,7 +14,7 @@
 // Thread safety: the thread of the ring and of the lane.
 #pragma once
 
-#include "io/ring.hpp"
+#include "runtime/ring.hpp"
 #include "shm/heap.hpp"
 
 #include <cstddef>

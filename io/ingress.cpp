@@ -5,9 +5,9 @@
 #include "io/dispatch.hpp"
 #include "io/listener.hpp"
 #include "io/receiver.hpp"
-#include "io/ring.hpp"
 #include "ipc/doorbell.hpp"
 #include "runtime/pipeline_layout.hpp"
+#include "runtime/ring.hpp"
 
 #include <fmt/format.h>
 
@@ -154,7 +154,7 @@ Expected<void> Ingress::Parts::open(Session& session) {
 bool Ingress::Parts::arm_doorbell(std::uint32_t seen) noexcept {
   if (doorbell_armed) return true;  // its word has not changed, or its completion is there already
   if (!ring->supports(uring_abi::op_futex_wait)) return false;
-  io_uring_sqe* sqe = ring->next({RingOp::doorbell, 0, 0});
+  io_uring_sqe* sqe = ring->next(UserData{RingOp::doorbell, 0, 0}.encode());
   if (sqe == nullptr) return false;
   uring_abi::prep_futex_wait(sqe, &lane->row().doorbell.sequence, seen);
   doorbell_armed = true;

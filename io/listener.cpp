@@ -67,7 +67,7 @@ Listener::~Listener() {
 }
 
 void Listener::arm(bool multishot) noexcept {
-  io_uring_sqe* sqe = ring_.next({RingOp::accept, 0, generation_ + 1});
+  io_uring_sqe* sqe = ring_.next(UserData{RingOp::accept, 0, generation_ + 1}.encode());
   if (sqe == nullptr) return;
   if (multishot)
     io_uring_prep_multishot_accept(sqe, fd_, nullptr, nullptr, socket_flags);
@@ -82,7 +82,7 @@ void Listener::arm(bool multishot) noexcept {
 
 void Listener::cancel() noexcept {
   if (!armed_ || cancelling_) return;
-  io_uring_sqe* sqe = ring_.next({RingOp::cancel_accept, 0, generation_});
+  io_uring_sqe* sqe = ring_.next(UserData{RingOp::cancel_accept, 0, generation_}.encode());
   if (sqe == nullptr) return;  // steer() or stop() comes again
   io_uring_prep_cancel64(sqe, UserData{RingOp::accept, 0, generation_}.encode(), 0);
   sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;

@@ -6,7 +6,8 @@
 // Thread safety: the ring's thread.
 #pragma once
 
-#include "io/ring.hpp"
+#include "io/user_data.hpp"
+#include "runtime/ring.hpp"
 #include "shm/status.hpp"
 
 #include <chrono>

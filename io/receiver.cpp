@@ -2,7 +2,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <optional>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include <sys/utsname.h>
 
 namespace sluice {
 
@@ -23,6 +29,18 @@ Message message_of(const Connection& connection, MessageKind kind, std::uint64_t
   return message;
 }
 
+std::pair<int, int> kernel_version() noexcept {
+  utsname names{};
+  int major = 0, minor = 0;
+  if (uname(&names) == 0) {
+    const std::string_view release = names.release;
+    const auto [rest, error] = std::from_chars(release.data(), release.data() + release.size(), major);
+    if (error == std::errc{} && rest != release.data() + release.size())
+      std::from_chars(rest + 1, release.data() + release.size(), minor);
+  }
+  return {major, minor};
+}
+
 }  // namespace
 
 Receiver::Receiver(Ring& ring, BufferRing& buffers, ConnectionPool& pool, Dispatch& dispatch,
@@ -33,6 +51,7 @@ Receiver::Receiver(Ring& ring, BufferRing& buffers, ConnectionPool& pool, Dispat
       dispatch_(dispatch),
       pipeline_(pipeline),
       share_(share),
+      bundles_(ring.has_feature(uring_abi::feat_recvsend_bundle) && kernel_version() >= std::pair(6, 17)),
       stalled_(dispatch.stream_count()) {
   dispatch.listen(*this);
 }
@@ -160,7 +179,7 @@ bool Receiver::must_pause(const Connection& connection) const noexcept {
 
 void Receiver::pause(Connection& connection) noexcept {
   if (!connection.armed || connection.cancelling) return;
-  io_uring_sqe* sqe = ring_.next({RingOp::cancel, connection.slot, connection.generation});
+  io_uring_sqe* sqe = ring_.next(UserData{RingOp::cancel, connection.slot, connection.generation}.encode());
   if (sqe == nullptr) return;  // the connection's next completion tries again
   io_uring_prep_cancel64(sqe, UserData{RingOp::receive, connection.slot, connection.generation}.encode(), 0);
   sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
@@ -221,11 +240,11 @@ void Receiver::taken(Connection& connection) noexcept {
 }
 
 bool Receiver::arm(Connection& connection) noexcept {
-  io_uring_sqe* sqe = ring_.next({RingOp::receive, connection.slot, connection.generation});
+  io_uring_sqe* sqe = ring_.next(UserData{RingOp::receive, connection.slot, connection.generation}.encode());
   if (sqe == nullptr) return false;
   io_uring_prep_recv_multishot(sqe, connection.fd, nullptr, 0, 0);
   sqe->flags |= IOSQE_BUFFER_SELECT;
-  if (ring_.receives_bundles()) sqe->ioprio |= uring_abi::recvsend_bundle;
+  if (bundles_) sqe->ioprio |= uring_abi::recvsend_bundle;
   sqe->buf_group = buffers_.group();
   connection.armed = true;
   return true;

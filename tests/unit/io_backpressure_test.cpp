@@ -1,5 +1,5 @@
 // What the ingress does when something runs short: blocks, room, descriptors. It waits, and loses nothing.
-#include "io/ring.hpp"
+#include "runtime/ring.hpp"
 #include "ipc/audit.hpp"
 #include "tests/support/child.hpp"
 #include "tests/unit/io_allocation_counter.hpp"

@@ -1,5 +1,5 @@
 #include "io/connections.hpp"
-#include "io/ring.hpp"
+#include "io/user_data.hpp"
 
 #include <catch2/catch.hpp>
 

@@ -28,12 +28,12 @@ constexpr std::uint32_t block = 4096;
 struct Turns {
   explicit Turns(std::uint32_t buffer_count = 8, std::uint32_t share = 100, std::uint32_t capacity = 64)
       : worker(rig.another_lane()) {
-    if (GENERATE(false, true)) ring->forgo_bundles();  // kernels before 6.17
     const auto queue = must(create_stream(*rig.lane, "s", capacity));
     consumer = must(StreamConsumer::claim(*worker, queue));
     buffers = must(BufferRing::open(*ring, rig.heap(), buffer_count, block, 0));
     dispatch = must(Dispatch::open(*rig.lane, pool, {"s"}, 64, 2));
     receiver.emplace(*ring, *buffers, pool, *dispatch, pipeline_state(rig.segment()), share);
+    if (GENERATE(false, true)) receiver->forgo_bundles();  // kernels before 6.17
   }
   ~Turns() {
     for (const int fd : peers)

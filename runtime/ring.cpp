@@ -1,41 +1,19 @@
-#include "io/ring.hpp"
+#include "runtime/ring.hpp"
 
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <charconv>
-#include <string_view>
-#include <system_error>
-#include <utility>
-
-#include <sys/utsname.h>
 
 namespace sluice {
 
-namespace {
-
-std::pair<int, int> kernel_version() noexcept {
-  utsname names{};
-  int major = 0, minor = 0;
-  if (uname(&names) == 0) {
-    const std::string_view release = names.release;
-    const auto [rest, error] = std::from_chars(release.data(), release.data() + release.size(), major);
-    if (error == std::errc{} && rest != release.data() + release.size())
-      std::from_chars(rest + 1, release.data() + release.size(), minor);
-  }
-  return {major, minor};
-}
-
-}  // namespace
-
-Expected<std::unique_ptr<Ring>> Ring::open(unsigned submissions, unsigned completions) {
+Expected<std::unique_ptr<Ring>> Ring::open(unsigned submissions, unsigned completions, unsigned setup_flags) {
   std::unique_ptr<Ring> ring(new Ring);
   // Deferred task work runs when we wait, not when an interrupt finds us: fewer wake-ups, fuller batches.
   // Kernels before 6.1 refuse the flags with EINVAL.
   int result = -EINVAL;
   for (const unsigned flags : {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, 0U}) {
     io_uring_params params{};
-    params.flags = flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+    params.flags = flags | setup_flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
     params.cq_entries =
         std::min(std::bit_ceil(std::max(completions, 2 * submissions)), uring_abi::cq_entries_max);
     result = io_uring_queue_init_params(submissions, &ring->ring_, &params);
@@ -49,11 +27,11 @@ Expected<std::unique_ptr<Ring>> Ring::open(unsigned submissions, unsigned comple
   if (result < 0) return fail_errno("io_uring_setup", -result);
   ring->open_ = true;
   if (!ring->has_feature(IORING_FEAT_EXT_ARG) || !ring->has_feature(IORING_FEAT_NODROP))
-    return fail(Status::io_error, "io_uring_setup: this kernel is too old, multishot receive needs 6.0",
+    return fail(Status::io_error,
+                "io_uring_setup: this kernel is too old, timed waits and overflowing completions need 5.11",
                 ENOSYS);
   io_uring_register_ring_fd(&ring->ring_);  // saves a descriptor look-up on each entry; optional
   ring->probe();
-  ring->bundles_ = ring->has_feature(uring_abi::feat_recvsend_bundle) && kernel_version() >= std::pair(6, 17);
   return ring;
 }
 
@@ -69,7 +47,7 @@ void Ring::probe() noexcept {
   }
 }
 
-io_uring_sqe* Ring::next(UserData data) noexcept {
+io_uring_sqe* Ring::next(std::uint64_t user_data) noexcept {
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   if (sqe == nullptr) {
     if (io_uring_submit(&ring_) < 0) return nullptr;
@@ -77,7 +55,7 @@ io_uring_sqe* Ring::next(UserData data) noexcept {
     if (sqe == nullptr) return nullptr;
   }
   io_uring_prep_nop(sqe);
-  sqe->user_data = data.encode();
+  sqe->user_data = user_data;
   return sqe;
 }
 
