@@ -1,0 +1,25 @@
+// The target that keeps nothing: reads are zeroes, everything else succeeds. For measuring what the way to a target
+// costs.
+#pragma once
+
+#include "ublk/target.hpp"
+
+namespace sluice {
+
+class NullTarget final : public Target {
+ public:
+  /// errors  bad_argument  no bytes, or not a multiple of 512
+  static Expected<std::unique_ptr<Target>> open(std::uint64_t bytes);
+
+  TargetGeometry geometry() const noexcept override;
+  bool uses_buffers() const noexcept override { return false; }
+  Expected<std::unique_ptr<TargetQueue>> open_queue(TargetContext& context) override;
+  std::uint32_t fingerprint() const noexcept override { return fingerprint_of("null"); }
+  std::string describe() const override { return "null"; }
+
+ private:
+  explicit NullTarget(std::uint64_t bytes) noexcept : bytes_(bytes) {}
+  std::uint64_t bytes_;
+};
+
+}  // namespace sluice

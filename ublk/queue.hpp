@@ -1,0 +1,110 @@
+// One queue of a block device: brings requests from the driver to the target, and their results back.
+//
+// A turn: wait (one system call, which also submits everything that the last turn prepared) → every event: a request
+// is checked and started, a completion goes to the target → the target polls. All results of a turn are commits of one
+// submission.
+//
+// Invariants
+//   1. A tag is the driver's or the target's. It is committed exactly once for each request, by finish().
+//   2. In copy mode a tag's buffer is the same for its whole life, and nothing else is ever the address of a fetch or
+//      commit. A commit's address is stored before its request completes: the data of a READ is taken from there, and
+//      the data of the tag's next WRITE lands there. So it must hold this READ's data and must not be memory that the
+//      next WRITE may not overwrite.
+//   3. READ and WRITE are committed with their full byte count, everything else with 0, errors with -errno.
+//
+// Thread safety: one thread; stop() and counters() from any.
+#pragma once
+
+#include "ublk/driver_queue.hpp"
+#include "ublk/request.hpp"
+#include "ublk/target.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace sluice {
+
+/// How the data of requests travels.
+enum class DataPath : std::uint8_t {
+  user_copy,  // Request::take_data() and give_data() are system calls, straight between request and memory
+  copy,       // the driver copies to and from the tag's buffer, which costs a second copy to anywhere else
+};
+
+struct UblkQueueOptions {
+  std::uint16_t index = 0;
+  std::uint16_t depth = 1;
+  std::uint32_t io_bytes_max = 0;  // of one request
+  DataPath data_path = DataPath::user_copy;
+  std::span<std::byte> buffers;  // depth * io_bytes_max, page-aligned; empty: none
+};
+
+/// Since the queue was opened.
+struct UblkCounters {
+  std::uint64_t reads = 0, writes = 0, flushes = 0, discards = 0, write_zeroes = 0;
+  std::uint64_t read_bytes = 0, write_bytes = 0;
+  std::uint64_t errors = 0;   // requests finished with an errno
+  std::uint64_t refused = 0;  // of those, descriptors that no device of ours can have
+  std::uint64_t turns = 0;    // in which at least one request was committed
+  std::uint64_t waits = 0;    // system calls to submit and wait
+
+  UblkCounters& operator+=(const UblkCounters& other) noexcept;
+};
+
+class UblkQueue final : private TargetContext {
+ public:
+  /// driver  outlives this
+  /// errors  those of Target::open_queue
+  static Expected<std::unique_ptr<UblkQueue>> open(DriverQueue& driver, Target& target,
+                                                   const UblkQueueOptions& options);
+  ~UblkQueue() override;
+
+  /// Hand every tag to the driver for the first time.
+  /// errors  io_error, busy  the driver refused a tag: "fetch tag 3 of queue 0: …"
+  Expected<void> fetch_all();
+
+  /// One turn.
+  /// errors  io_error  the ring failed, or the driver refused a commit
+  Expected<void> turn(std::chrono::nanoseconds wait_max);
+
+  /// Every tag came back from a device that stops: there will be no more requests.
+  bool ended() const noexcept { return gone_ == depth(); }
+
+  /// Tell the target that the device is about to stop; the queue goes on until it ended().
+  void stop() noexcept;
+
+  UblkCounters counters() const noexcept;
+
+ private:
+  friend class Request;
+
+  UblkQueue(DriverQueue& driver, const UblkQueueOptions& options, const TargetGeometry& geometry);
+
+  std::uint16_t queue() const noexcept override { return options_.index; }
+  std::uint16_t depth() const noexcept override { return options_.depth; }
+  io_uring_sqe* prepare(std::uint32_t cookie) noexcept override { return driver_.prepare(cookie); }
+
+  std::uint64_t address_of(const Request& request) const noexcept;
+  void on_tag(const DriverEvent& event) noexcept;
+  int accept(Request& request) noexcept;
+  void finished(Request& request, int errno_value) noexcept;
+  int move_data(const Request& request, std::uint32_t at, std::size_t count,
+                Request::Operation wanted) const noexcept;
+  void count(const Request& request, int errno_value) noexcept;
+
+  DriverQueue& driver_;
+  UblkQueueOptions options_;
+  TargetGeometry geometry_;
+  std::vector<Request> requests_;  // by tag
+  std::unique_ptr<TargetQueue> target_;
+  std::atomic<bool> stopping_{false};
+  bool target_stopped_ = false;
+  std::uint32_t gone_ = 0;      // tags that came back for good
+  std::uint32_t prepared_ = 0;  // commits since the last wait
+  int refused_errno_ = 0;       // the driver refused a fetch or commit of
+  std::uint16_t refused_tag_ = 0;
+  UblkCounters counters_;  // written by the thread, read by any
+};
+
+}  // namespace sluice

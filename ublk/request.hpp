@@ -1,0 +1,63 @@
+// One request of a block device, from its event to its commit. A target sees only this.
+//
+// Thread safety: the queue's thread, except take_data() and give_data() with user copy, which any thread may call
+// while the request is not finished.
+#pragma once
+
+#include "ublk/ublk_abi.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace sluice {
+
+class UblkQueue;
+
+class Request {
+ public:
+  using Operation = ublk_abi::Operation;
+
+  Operation operation() const noexcept { return operation_; }
+  /// The place on the device; both are multiples of its block size. Zero bytes with flush.
+  std::uint64_t offset() const noexcept { return offset_; }
+  std::uint32_t bytes() const noexcept { return bytes_; }
+  /// A write must be durable before it is finished.
+  bool fua() const noexcept { return (flags_ & ublk_abi::io_flag_fua) != 0; }
+  /// Write-zeroes only: the blocks must stay allocated.
+  bool keep_allocated() const noexcept { return (flags_ & ublk_abi::io_flag_no_unmap) != 0; }
+  /// Below the queue's depth; no other request has it at the same time.
+  std::uint16_t tag() const noexcept { return tag_; }
+
+  /// Copy the data of a write, from byte `at` of the request, to memory of the target. One copy, in the kernel with
+  /// user copy.
+  /// returns  0, or an errno for finish(): EINVAL not a write, or beyond its bytes; EIO the kernel gave less
+  int take_data(std::uint32_t at, std::span<std::byte> to) noexcept;
+
+  /// Copy memory of the target into a read, from byte `at` of it. The same rules.
+  int give_data(std::uint32_t at, std::span<const std::byte> from) noexcept;
+  /// The same with zeroes.
+  int give_zeroes(std::uint32_t at, std::uint32_t count) noexcept;
+
+  /// Memory of the tag's own, page-aligned, at least bytes() long: for targets that need a place for the data, and in
+  /// copy mode where the data is. Empty with user copy when the target does not use buffers. take_data() and
+  /// give_data() of this memory itself copy nothing in copy mode.
+  std::span<std::byte> buffer() const noexcept { return buffer_.first(buffer_.empty() ? 0 : bytes_); }
+
+  /// The end of it, once: 0, or an errno (EIO, ENOSPC, …; never negative). The request is over.
+  void finish(int errno_value) noexcept;
+
+ private:
+  friend class UblkQueue;
+
+  UblkQueue* queue_ = nullptr;
+  std::span<std::byte> buffer_;
+  std::uint64_t offset_ = 0;
+  std::uint32_t bytes_ = 0;
+  std::uint32_t flags_ = 0;
+  Operation operation_ = Operation::read;
+  std::uint16_t tag_ = 0;
+  bool open_ = false;  // with the target
+};
+
+}  // namespace sluice
