@@ -12,5 +12,6 @@ void add_run_command(CLI::App& app);
 void add_ingress_command(CLI::App& app);
 void add_worker_command(CLI::App& app);
 void add_segment_command(CLI::App& app);
+void add_ublk_command(CLI::App& app);
 
 }  // namespace sluice::tools

@@ -10,5 +10,6 @@ int main(int argc, char** argv) {
   add_ingress_command(app);
   add_worker_command(app);
   add_segment_command(app);
+  add_ublk_command(app);
   return run_program(app, argc, argv);
 }

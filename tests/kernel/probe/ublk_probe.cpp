@@ -1,0 +1,89 @@
+// Asks the driver itself what the suite cannot ask from a shell: `ublk_probe descriptors`.
+#include "ublk/control.hpp"
+#include "ublk/descriptor_map.hpp"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <string>
+#include <string_view>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+namespace sluice::test {
+
+namespace {
+
+int failures = 0;
+
+void check(bool holds, std::string_view what) {
+  fmt::print("{} {}\n", holds ? "ok  " : "FAIL", what);
+  if (!holds) ++failures;
+}
+
+int map_errno(int fd, std::size_t bytes, int protection, std::uint64_t position) {
+  void* mapped = ::mmap(nullptr, bytes, protection, MAP_SHARED, fd, static_cast<off_t>(position));
+  if (mapped == MAP_FAILED) return errno;
+  ::munmap(mapped, bytes);
+  return 0;
+}
+
+void probe_maps(int fd, std::uint16_t queues, std::uint16_t depth) {
+  const auto bytes = DescriptorMap::bytes(depth);
+  for (std::uint16_t queue = 0; queue < queues; ++queue) {
+    auto map = DescriptorMap::open(fd, queue, depth);
+    check(map.has_value(), fmt::format("queue {}: its map opens", queue));
+    if (!map) continue;
+    check(map->read(0).has_value() && map->read(static_cast<std::uint16_t>(depth - 1)).has_value(),
+          fmt::format("queue {}: first and last tag are there", queue));
+    check(!map->read(depth) && !map->read(0xffff), fmt::format("queue {}: a tag beyond is not", queue));
+    check(map_errno(fd, bytes, PROT_READ | PROT_WRITE, DescriptorMap::position(queue)) == EPERM,
+          fmt::format("queue {}: never writable", queue));
+    check(map_errno(fd, bytes + 4096, PROT_READ, DescriptorMap::position(queue)) == EINVAL,
+          fmt::format("queue {}: a longer map is refused", queue));
+  }
+  check(!DescriptorMap::open(fd, queues, depth), "a queue that the device does not have is refused");
+  check(!DescriptorMap::open(fd, 0, static_cast<std::uint16_t>(depth + 512)),
+        "a depth of another length is refused");
+}
+
+Expected<void> descriptors() {
+  auto control = UblkControl::open();
+  if (!control) return std::unexpected(control.error());
+  for (const auto depth : {std::uint16_t{1}, std::uint16_t{171}, std::uint16_t{4096}}) {
+    ublk_abi::DeviceInfo wanted{};
+    wanted.device_id = ublk_abi::any_device;
+    wanted.queues = 2;
+    wanted.depth = depth;
+    wanted.io_bytes_max = 65536;
+    wanted.server_pid = -1;
+    auto info = control->add(wanted);
+    if (!info) return std::unexpected(info.error());
+    fmt::print("device {}: {} queues of depth {}\n", info->device_id, info->queues, info->depth);
+    const auto path = fmt::format("/dev/ublkc{}", info->device_id);
+    {
+      const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+      check(static_cast<bool>(fd), "the character device opens");
+      check(::open(path.c_str(), O_RDWR | O_CLOEXEC) < 0 && errno == EBUSY, "but only once");
+      if (fd) probe_maps(fd.get(), info->queues, info->depth);
+    }
+    if (auto removed = control->remove(info->device_id); !removed) return removed;
+  }
+  return {};
+}
+
+}  // namespace
+
+}  // namespace sluice::test
+
+int main(int argc, char** argv) {
+  if (argc != 2 || std::string_view(argv[1]) != "descriptors") {
+    std::fprintf(stderr, "usage: ublk_probe descriptors\n");
+    return 2;
+  }
+  const auto done = sluice::test::descriptors();
+  if (!done) std::fprintf(stderr, "ublk_probe: %s\n", done.error().message.c_str());
+  return done && sluice::test::failures == 0 ? 0 : 1;
+}

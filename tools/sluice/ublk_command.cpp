@@ -1,0 +1,214 @@
+// `sluice ublk`: block devices served by this process, and care for those that others serve or have left.
+#include "tools/common/command_line.hpp"
+#include "tools/common/format.hpp"
+#include "tools/common/json.hpp"
+#include "tools/sluice/child_side.hpp"
+#include "tools/sluice/commands.hpp"
+#include "tools/sluice/ublk_show.hpp"
+#include "tools/sluice/ublk_target.hpp"
+#include "ublk/server.hpp"
+
+#include <fmt/format.h>
+
+#include <csignal>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <sys/signalfd.h>
+
+namespace sluice::tools {
+
+namespace {
+
+// ---- add, recover: the server -----------------------------------------------------------------------------
+
+struct ServeFlags {
+  UblkOptions options;
+  TargetFlags target;
+  std::uint32_t id = 0;  // of recover
+  bool json = false;
+};
+
+// Readable once somebody asks to stop. The signals are blocked in this thread and those that it starts.
+UniqueFd stop_signal_fd() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal : stop_signals()) sigaddset(&signals, signal);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return UniqueFd(::signalfd(-1, &signals, SFD_CLOEXEC));
+}
+
+std::string data_path_name(DataPath path) { return path == DataPath::user_copy ? "user-copy" : "copy"; }
+
+void print_ready(const UblkServer& server, const std::string& target, bool json) {
+  const auto& info = server.info();
+  if (json) {
+    auto document = json_document("sluice.ublk.ready/1");
+    document["id"] = info.device_id;
+    document["device"] = server.block_path();
+    document["target"] = target;
+    document["queues"] = info.queues;
+    document["depth"] = info.depth;
+    document["io_bytes_max"] = info.io_bytes_max;
+    document["data_path"] = data_path_name(server.data_path());
+    print_json(document);
+  } else {
+    fmt::print("ready: {}, {}, {} queue{} of depth {}, requests up to {}, {}\n", server.block_path(),
+               escape_controls(target), info.queues, info.queues == 1 ? "" : "s", info.depth,
+               format_size(info.io_bytes_max), data_path_name(server.data_path()));
+  }
+  std::fflush(stdout);
+}
+
+void print_counters(const UblkCounters& counters, bool json) {
+  if (!json) {
+    fmt::print("served: {} reads ({}), {} writes ({}), {} flushes, {} discards, {} write-zeroes, {} errors\n",
+               counters.reads, format_size(counters.read_bytes), counters.writes,
+               format_size(counters.write_bytes), counters.flushes, counters.discards, counters.write_zeroes,
+               counters.errors);
+    return;
+  }
+  auto document = json_document("sluice.ublk.served/1");
+  document["reads"] = counters.reads;
+  document["read_bytes"] = counters.read_bytes;
+  document["writes"] = counters.writes;
+  document["write_bytes"] = counters.write_bytes;
+  document["flushes"] = counters.flushes;
+  document["discards"] = counters.discards;
+  document["write_zeroes"] = counters.write_zeroes;
+  document["errors"] = counters.errors;
+  document["refused"] = counters.refused;
+  document["turns"] = counters.turns;
+  document["waits"] = counters.waits;
+  print_json(document);
+}
+
+ExitCode serve(const ServeFlags& flags, bool recover) {
+  const auto stop = stop_signal_fd();
+  if (!stop) return report(Status::io_error, "signalfd");
+  name_process("ublk");
+  auto target = open_target(flags.target, recover);
+  if (!target) return report(target.error());
+  const auto description = (*target)->describe();
+  auto server = recover ? UblkServer::recover(flags.id, flags.options.lock_memory, std::move(*target))
+                        : UblkServer::add(flags.options, std::move(*target));
+  if (!server) return report(server.error());
+  print_ready(**server, description, flags.json);
+  const auto served = (*server)->serve(stop.get());
+  print_counters((*server)->counters(), flags.json);
+  return served ? ExitCode::ok : report(served.error());
+}
+
+void add_add(CLI::App& ublk) {
+  auto* command = ublk.add_subcommand("add", "Make a block device and serve it until SIGTERM or SIGINT");
+  auto flags = std::make_shared<ServeFlags>();
+  auto& options = flags->options;
+  add_target_options(*command, flags->target);
+  command->add_option("--id", options.id, "Its number, N in /dev/ublkbN; a free one unless given");
+  command->add_option("--queues", options.queues, "Queues, each with a thread; 1 to the number of CPUs")
+      ->capture_default_str();
+  command->add_option("--depth", options.depth, "Requests that each queue has at a time, 1 to 4096")
+      ->capture_default_str();
+  add_size_option(*command, "--max-io", options.io_bytes_max, "Largest request, 4KiB to 32MiB [512KiB]");
+  command
+      ->add_option("--data", options.data_path,
+                   "How data travels: user-copy (Linux 6.5), copy; auto takes the first that there is [auto]")
+      ->transform(
+          CLI::Transformer(std::map<std::string, DataPathChoice>{{"auto", DataPathChoice::automatic},
+                                                                 {"user-copy", DataPathChoice::user_copy},
+                                                                 {"copy", DataPathChoice::copy}}))
+      ->type_name("PATH");
+  command
+      ->add_option(
+          "--recovery", options.recovery,
+          "When the server dies: none, the device goes; wait, its requests fail and new ones wait for the "
+          "next server; reissue, all wait; fail-io, all fail until then [reissue]")
+      ->transform(CLI::Transformer(std::map<std::string, RecoveryMode>{{"none", RecoveryMode::none},
+                                                                       {"wait", RecoveryMode::wait},
+                                                                       {"reissue", RecoveryMode::reissue},
+                                                                       {"fail-io", RecoveryMode::fail_io}}))
+      ->type_name("MODE");
+  command->add_flag("--lock-memory", options.lock_memory, "Keep the I/O buffers in memory (RLIMIT_MEMLOCK)");
+  command->add_flag("--json", flags->json, "One JSON document when ready, one at the end");
+  on_run(*command, [flags] { return serve(*flags, false); });
+}
+
+void add_recover(CLI::App& ublk) {
+  auto* command = ublk.add_subcommand("recover", "Serve a device whose server has died, as `add` does");
+  auto flags = std::make_shared<ServeFlags>();
+  command->add_option("ID", flags->id, "The device's number")->required();
+  add_target_options(*command, flags->target);
+  command->add_flag("--lock-memory", flags->options.lock_memory,
+                    "Keep the I/O buffers in memory (RLIMIT_MEMLOCK)");
+  command->add_flag("--json", flags->json, "One JSON document when ready, one at the end");
+  on_run(*command, [flags] { return serve(*flags, true); });
+}
+
+// ---- stop, delete -----------------------------------------------------------------------------------------
+
+struct DeviceFlags {
+  std::uint32_t id = 0;
+  bool json = false;
+};
+
+ExitCode end_device(const DeviceFlags& flags, bool remove) {
+  auto control = UblkControl::open();
+  if (!control) return report(control.error());
+  if (auto stopped = control->stop(flags.id); !stopped) return report(stopped.error());
+  if (remove) {
+    // A server that is there sees the stop and may be quicker.
+    auto removed = control->remove(flags.id);
+    if (!removed && removed.error().status != Status::not_found) return report(removed.error());
+  }
+  if (flags.json) {
+    auto document = json_document(remove ? "sluice.ublk.delete/1" : "sluice.ublk.stop/1");
+    document["id"] = flags.id;
+    print_json(document);
+  } else {
+    fmt::print("{} ublk device {}\n", remove ? "deleted" : "stopped", flags.id);
+  }
+  return ExitCode::ok;
+}
+
+void add_end(CLI::App& ublk, const char* name, const char* description, bool remove) {
+  auto* command = ublk.add_subcommand(name, description);
+  auto flags = std::make_shared<DeviceFlags>();
+  command->add_option("ID", flags->id, "The device's number")->required();
+  command->add_flag("--json", flags->json, "One JSON document on stdout");
+  on_run(*command, [flags, remove] { return end_device(*flags, remove); });
+}
+
+// ---- list, info, features ---------------------------------------------------------------------------------
+
+void add_show(CLI::App& ublk) {
+  auto json = std::make_shared<bool>(false);
+  auto* list = ublk.add_subcommand("list", "All ublk devices, whoever serves them");
+  list->add_flag("--json", *json, "One JSON document on stdout");
+  on_run(*list, [json] { return list_ublk_devices(*json); });
+
+  auto flags = std::make_shared<DeviceFlags>();
+  auto* info = ublk.add_subcommand("info", "One device: state, server, parameters, features");
+  info->add_option("ID", flags->id, "The device's number")->required();
+  info->add_flag("--json", flags->json, "One JSON document on stdout");
+  on_run(*info, [flags] { return show_ublk_device(flags->id, flags->json); });
+
+  auto* features = ublk.add_subcommand("features", "What this kernel's driver offers");
+  features->add_flag("--json", *json, "One JSON document on stdout");
+  on_run(*features, [json] { return show_ublk_features(*json); });
+}
+
+}  // namespace
+
+void add_ublk_command(CLI::App& app) {
+  auto* command = app.add_subcommand("ublk", "Serve block devices, and care for those that are there");
+  command->require_subcommand(1);
+  add_add(*command);
+  add_show(*command);
+  add_recover(*command);
+  add_end(*command, "stop", "Take a block device away; its server, if it has one, then deletes it and ends",
+          false);
+  add_end(*command, "delete", "Stop a device and delete it, also one that a dead server has left", true);
+}
+
+}  // namespace sluice::tools

@@ -1,0 +1,26 @@
+// The target of `sluice ublk add` and `recover`, from the command line.
+#pragma once
+
+#include "tools/common/command_line.hpp"
+#include "ublk/target.hpp"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace sluice::tools {
+
+struct TargetFlags {
+  std::string kind;
+  std::string path;
+  std::string script;
+  std::uint64_t bytes = 0;
+};
+
+void add_target_options(CLI::App& command, TargetFlags& flags);
+
+/// errors  bad_argument  no such kind, or an option that it needs or does not have
+///         else those of the target
+Expected<std::unique_ptr<Target>> open_target(const TargetFlags& flags, bool recover);
+
+}  // namespace sluice::tools
