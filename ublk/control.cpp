@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <system_error>
 
 #include <fcntl.h>
@@ -40,6 +41,17 @@ std::unexpected<Error> no_driver(const std::string& node) {
 }
 
 }  // namespace
+
+bool ublk_server_runs(const DeviceInfo& info) {
+  if (info.server_pid <= 0) return false;
+  // "pid (name) state …", and the name may have anything in it.
+  std::ifstream file(fmt::format("/proc/{}/stat", info.server_pid));
+  std::string stat;
+  std::getline(file, stat);
+  const auto name_end = stat.rfind(')');
+  return name_end != std::string::npos && name_end + 2 < stat.size() && stat[name_end + 2] != 'Z' &&
+         stat[name_end + 2] != 'X';
+}
 
 std::string_view ublk_state_name(std::uint16_t state) noexcept {
   switch (state) {

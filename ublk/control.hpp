@@ -74,6 +74,9 @@ class UblkControl {
   bool knows_features_ = false;
 };
 
+/// Whether the process that serves the device, as the driver knows it, is there and not a zombie.
+bool ublk_server_runs(const ublk_abi::DeviceInfo& info);
+
 /// "dead", "live", "quiesced", "fail-io"
 std::string_view ublk_state_name(std::uint16_t state) noexcept;
 

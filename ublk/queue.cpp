@@ -32,6 +32,7 @@ UblkCounters& UblkCounters::operator+=(const UblkCounters& other) noexcept {
   write_zeroes += other.write_zeroes;
   read_bytes += other.read_bytes;
   write_bytes += other.write_bytes;
+  durable_writes += other.durable_writes;
   errors += other.errors;
   refused += other.refused;
   turns += other.turns;
@@ -233,6 +234,7 @@ void UblkQueue::count(const Request& request, int errno_value) noexcept {
     case Operation::write:
       add(counters_.writes, 1);
       add(counters_.write_bytes, request.bytes_);
+      if (request.fua()) add(counters_.durable_writes, 1);
       break;
     case Operation::flush: add(counters_.flushes, 1); break;
     case Operation::discard: add(counters_.discards, 1); break;

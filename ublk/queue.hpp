@@ -44,10 +44,11 @@ struct UblkQueueOptions {
 struct UblkCounters {
   std::uint64_t reads = 0, writes = 0, flushes = 0, discards = 0, write_zeroes = 0;
   std::uint64_t read_bytes = 0, write_bytes = 0;
-  std::uint64_t errors = 0;   // requests finished with an errno
-  std::uint64_t refused = 0;  // of those, descriptors that no device of ours can have
-  std::uint64_t turns = 0;    // in which at least one request was committed
-  std::uint64_t waits = 0;    // system calls to submit and wait
+  std::uint64_t durable_writes = 0;  // of the writes, those with FUA
+  std::uint64_t errors = 0;          // requests finished with an errno
+  std::uint64_t refused = 0;         // of those, descriptors that no device of ours can have
+  std::uint64_t turns = 0;           // in which at least one request was committed
+  std::uint64_t waits = 0;           // system calls to submit and wait
 
   UblkCounters& operator+=(const UblkCounters& other) noexcept;
 };

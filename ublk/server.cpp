@@ -7,7 +7,6 @@
 
 #include <bit>
 #include <cerrno>
-#include <csignal>
 #include <thread>
 #include <utility>
 
@@ -29,8 +28,9 @@ using std::chrono::seconds;
 // How long the node of a new device may take to appear: udev may be at work.
 constexpr auto node_wait = seconds(5);
 // How long a dying server may take to be gone. The longer one is for what it had in flight.
-constexpr auto alive_wait = seconds(1);
+constexpr auto alive_wait = seconds(2);
 constexpr auto gone_wait = seconds(30);
+constexpr auto retry_interval = milliseconds(20);
 // How long queues get to see that their device has stopped before they are ended all the same.
 constexpr auto queue_end_wait = seconds(5);
 
@@ -109,15 +109,15 @@ Error first_of(Error first, const Expected<void>& second) {
 
 // ---- Coming ----------------------------------------------------------------------------------------------
 
-UblkServer::UblkServer(UblkControl control, std::unique_ptr<Target> target) noexcept
-    : control_(std::move(control)), target_(std::move(target)) {}
+UblkServer::UblkServer(UblkControl control) noexcept : control_(std::move(control)) {}
 
 Expected<std::unique_ptr<UblkServer>> UblkServer::add(const UblkOptions& options,
                                                       std::unique_ptr<Target> target) {
   if (auto checked = check_options(options); !checked) return std::unexpected(std::move(checked.error()));
   auto control = UblkControl::open();
   if (!control) return std::unexpected(std::move(control.error()));
-  std::unique_ptr<UblkServer> server(new UblkServer(std::move(*control), std::move(target)));
+  std::unique_ptr<UblkServer> server(new UblkServer(std::move(*control)));
+  server->target_ = std::move(target);
   auto came = server->add_device(options);
   if (came) came = server->open_character_device();
   if (came) came = server->start_queues(options.lock_memory);
@@ -164,12 +164,22 @@ Expected<void> UblkServer::add_device(const UblkOptions& options) {
   return control_.set_params(info_.device_id, params_of(target_->geometry(), info_.io_bytes_max));
 }
 
-Expected<std::unique_ptr<UblkServer>> UblkServer::recover(std::uint32_t id, bool lock_memory,
-                                                          std::unique_ptr<Target> target) {
+Expected<std::unique_ptr<UblkServer>> UblkServer::recover(
+    std::uint32_t id, bool lock_memory,
+    const std::function<Expected<std::unique_ptr<Target>>()>& open_target) {
   auto control = UblkControl::open();
   if (!control) return std::unexpected(std::move(control.error()));
-  std::unique_ptr<UblkServer> server(new UblkServer(std::move(*control), std::move(target)));
-  auto came = server->take_over(id);
+  auto info = control->info(id);
+  if (!info) return std::unexpected(std::move(info.error()));
+  std::unique_ptr<UblkServer> server(new UblkServer(std::move(*control)));
+  server->info_ = *info;
+  if (auto free = server->await_old_server(); !free) return std::unexpected(std::move(free.error()));
+  auto target = open_target();
+  if (!target) return std::unexpected(std::move(target.error()));
+  server->target_ = std::move(*target);
+
+  auto came = server->check_target();
+  if (came) came = server->start_recovery();
   if (came) came = server->open_character_device();
   if (came) came = server->start_queues(lock_memory);
   if (came) came = server->control_.end_recovery(id);
@@ -179,49 +189,64 @@ Expected<std::unique_ptr<UblkServer>> UblkServer::recover(std::uint32_t id, bool
   return server;
 }
 
-Expected<void> UblkServer::check_recoverable() const {
+// The character device can be open once: it is free when the old server, and all that it had in the kernel, is gone.
+Expected<void> UblkServer::await_old_server() const {
   const auto id = info_.device_id;
   if ((info_.flags & f_recovery) == 0)
     return fail(Status::bad_argument,
                 fmt::format("ublk device {}: it was added without recovery, it can only be deleted", id));
+  const auto path = fmt::format("/dev/ublkc{}", id);
+  const auto begun = Clock::now();
+  for (;;) {
+    if (const UniqueFd probe(::open(path.c_str(), O_RDWR | O_CLOEXEC)); probe) return {};
+    if (errno != EBUSY) return fail_errno("open " + path);
+    const bool runs = ublk_server_runs(info_);
+    if (Clock::now() - begun > (runs ? alive_wait : gone_wait))
+      return fail(
+          Status::busy,
+          runs ? fmt::format("ublk device {}: its server, pid {}, is still there", id, info_.server_pid)
+               : fmt::format("ublk device {}: another process has {}, or what its dead server had in flight "
+                             "does not end",
+                             id, path),
+          EBUSY);
+    std::this_thread::sleep_for(retry_interval);
+  }
+}
+
+Expected<void> UblkServer::check_target() {
+  const auto id = info_.device_id;
   if (static_cast<std::uint32_t>(info_.server_flags) != target_->fingerprint())
     return fail(Status::bad_argument,
                 fmt::format("ublk device {}: it was not added with {}", id, target_->describe()));
+  const auto params = control_.params(id);
+  if (!params) return std::unexpected(params.error());
+  const auto wanted = params_of(target_->geometry(), info_.io_bytes_max);
+  if (params->basic.device_sectors != wanted.basic.device_sectors ||
+      params->basic.logical_block_shift != wanted.basic.logical_block_shift ||
+      params->basic.attributes != wanted.basic.attributes)
+    return fail(
+        Status::bad_argument,
+        fmt::format(
+            "ublk device {}: it has {} sectors in blocks of {}, attributes {:#x}; {} has {} in blocks "
+            "of {}, attributes {:#x}",
+            id, params->basic.device_sectors, 1U << params->basic.logical_block_shift,
+            params->basic.attributes, target_->describe(), wanted.basic.device_sectors,
+            1U << wanted.basic.logical_block_shift, wanted.basic.attributes));
   return {};
 }
 
-Expected<void> UblkServer::take_over(std::uint32_t id) {
-  auto info = control_.info(id);
-  if (!info) return std::unexpected(std::move(info.error()));
-  info_ = *info;
-  if (auto checked = check_recoverable(); !checked) return checked;
-  auto params = control_.params(id);
-  if (!params) return std::unexpected(std::move(params.error()));
-  const auto geometry = target_->geometry();
-  if (params->basic.device_sectors != geometry.bytes / sector_bytes ||
-      params->basic.logical_block_shift != shift_of(geometry.logical_block))
-    return fail(Status::bad_argument,
-                fmt::format("ublk device {}: it has {} sectors in blocks of {}, {} has {} in blocks of {}",
-                            id, params->basic.device_sectors, 1U << params->basic.logical_block_shift,
-                            target_->describe(), geometry.bytes / sector_bytes, geometry.logical_block));
-
-  const auto begun = Clock::now();
+Expected<void> UblkServer::start_recovery() {
+  const auto id = info_.device_id;
+  const auto give_up = Clock::now() + gone_wait;
   for (;;) {
     auto started = control_.start_recovery(id);
-    if (started) return {};
-    if (started.error().errno_value == EINVAL)
+    if (!started && started.error().errno_value == EINVAL)
       return fail(Status::bad_argument,
                   fmt::format("ublk device {}: its last recovery was cut short, it can only be deleted", id),
                   EINVAL);
-    if (started.error().status != Status::busy) return started;
-    const bool alive = info_.server_pid > 0 && (::kill(info_.server_pid, 0) == 0 || errno == EPERM);
-    if (Clock::now() - begun > (alive ? alive_wait : gone_wait))
-      return fail(
-          Status::busy,
-          alive ? fmt::format("ublk device {}: its server, pid {}, is still there", id, info_.server_pid)
-                : fmt::format("ublk device {}: what its dead server had in flight does not end", id),
-          EBUSY);
-    std::this_thread::sleep_for(milliseconds(20));
+    // The driver is still taking back what the old server had.
+    if (started || started.error().status != Status::busy || Clock::now() > give_up) return started;
+    std::this_thread::sleep_for(retry_interval);
   }
 }
 
@@ -233,7 +258,7 @@ Expected<void> UblkServer::open_character_device() {
     if (device_) return {};
     if (errno == EBUSY) return fail(Status::busy, fmt::format("open {}: another server has it", path), EBUSY);
     if ((errno != ENOENT && errno != EACCES) || Clock::now() > give_up) return fail_errno("open " + path);
-    std::this_thread::sleep_for(milliseconds(10));
+    std::this_thread::sleep_for(retry_interval);
   }
 }
 
@@ -292,12 +317,11 @@ Expected<void> UblkServer::serve(int stop_fd) {
   return shut;
 }
 
-void UblkServer::end_queues() noexcept {
+// The driver gives every tag back to queues whose device has stopped.
+void UblkServer::await_queues() const noexcept {
   const auto give_up = Clock::now() + queue_end_wait;
-  for (const auto& queue : queues_) {
+  for (const auto& queue : queues_)
     while (!queue->has_ended() && Clock::now() < give_up) std::this_thread::sleep_for(milliseconds(1));
-    queue->join();
-  }
 }
 
 // In this order from wherever it stands: targets let go, the block device stops, its queues end and close their
@@ -306,7 +330,7 @@ Expected<void> UblkServer::shut_down() {
   Expected<void> result;
   for (const auto& queue : queues_) queue->stop();
   if (exists_) result = control_.stop(info_.device_id);
-  if (exists_) end_queues();
+  if (exists_) await_queues();
   for (const auto& queue : queues_) queue->join();
   device_.reset();
   if (std::exchange(exists_, false)) {

@@ -19,6 +19,7 @@
 #include "ublk/target.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -56,14 +57,16 @@ class UblkServer {
   static Expected<std::unique_ptr<UblkServer>> add(const UblkOptions& options,
                                                    std::unique_ptr<Target> target);
 
-  /// Serve a device that a dead server has left, with the target that it was added with.
+  /// Serve a device that a dead server has left, with the target that it was added with. It is opened once the old
+  /// server is gone.
   ///
   /// errors  not_found     there is no such device
   ///         busy          its server is still there
   ///         bad_argument  the device cannot be recovered, or was added with another target; how it differs
   ///         else as above
-  static Expected<std::unique_ptr<UblkServer>> recover(std::uint32_t id, bool lock_memory,
-                                                       std::unique_ptr<Target> target);
+  static Expected<std::unique_ptr<UblkServer>> recover(
+      std::uint32_t id, bool lock_memory,
+      const std::function<Expected<std::unique_ptr<Target>>()>& open_target);
   UblkServer(const UblkServer&) = delete;
   UblkServer& operator=(const UblkServer&) = delete;
   /// Stop and delete the device.
@@ -82,14 +85,15 @@ class UblkServer {
  private:
   struct QueueThread;
 
-  explicit UblkServer(UblkControl control, std::unique_ptr<Target> target) noexcept;
+  explicit UblkServer(UblkControl control) noexcept;
   Expected<void> add_device(const UblkOptions& options);
-  Expected<void> take_over(std::uint32_t id);
-  Expected<void> check_recoverable() const;
+  Expected<void> await_old_server() const;
+  Expected<void> check_target();
+  Expected<void> start_recovery();
   Expected<void> open_character_device();
   Expected<void> start_queues(bool lock_memory);
   Expected<void> first_failure() const;
-  void end_queues() noexcept;
+  void await_queues() const noexcept;
   Expected<void> shut_down();
 
   UblkControl control_;

@@ -63,10 +63,10 @@ void print_ready(const UblkServer& server, const std::string& target, bool json)
 
 void print_counters(const UblkCounters& counters, bool json) {
   if (!json) {
-    fmt::print("served: {} reads ({}), {} writes ({}), {} flushes, {} discards, {} write-zeroes, {} errors\n",
-               counters.reads, format_size(counters.read_bytes), counters.writes,
-               format_size(counters.write_bytes), counters.flushes, counters.discards, counters.write_zeroes,
-               counters.errors);
+    fmt::print(
+        "served: {} reads ({}), {} writes ({}), {} durable writes, {} flushes, {} discards, {} write-zeroes, {} errors\n",
+        counters.reads, format_size(counters.read_bytes), counters.writes, format_size(counters.write_bytes),
+        counters.durable_writes, counters.flushes, counters.discards, counters.write_zeroes, counters.errors);
     return;
   }
   auto document = json_document("sluice.ublk.served/1");
@@ -74,6 +74,7 @@ void print_counters(const UblkCounters& counters, bool json) {
   document["read_bytes"] = counters.read_bytes;
   document["writes"] = counters.writes;
   document["write_bytes"] = counters.write_bytes;
+  document["durable_writes"] = counters.durable_writes;
   document["flushes"] = counters.flushes;
   document["discards"] = counters.discards;
   document["write_zeroes"] = counters.write_zeroes;
@@ -88,11 +89,19 @@ ExitCode serve(const ServeFlags& flags, bool recover) {
   const auto stop = stop_signal_fd();
   if (!stop) return report(Status::io_error, "signalfd");
   name_process("ublk");
-  auto target = open_target(flags.target, recover);
-  if (!target) return report(target.error());
-  const auto description = (*target)->describe();
-  auto server = recover ? UblkServer::recover(flags.id, flags.options.lock_memory, std::move(*target))
-                        : UblkServer::add(flags.options, std::move(*target));
+  std::string description;
+  const auto open = [&] {
+    auto target = open_target(flags.target, recover);
+    if (target) description = (*target)->describe();
+    return target;
+  };
+  const auto begin = [&]() -> Expected<std::unique_ptr<UblkServer>> {
+    if (recover) return UblkServer::recover(flags.id, flags.options.lock_memory, open);
+    auto target = open();
+    if (!target) return std::unexpected(std::move(target.error()));
+    return UblkServer::add(flags.options, std::move(*target));
+  };
+  const auto server = begin();
   if (!server) return report(server.error());
   print_ready(**server, description, flags.json);
   const auto served = (*server)->serve(stop.get());

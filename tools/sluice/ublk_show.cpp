@@ -9,9 +9,6 @@
 
 #include <fmt/format.h>
 
-#include <bit>
-#include <cerrno>
-#include <csignal>
 #include <string>
 
 namespace sluice::tools {
@@ -33,14 +30,10 @@ Expected<Device> read_device(UblkControl& control, std::uint32_t id) {
   return Device{*info, *params};
 }
 
-bool server_alive(const DeviceInfo& info) noexcept {
-  return info.server_pid > 0 && (::kill(info.server_pid, 0) == 0 || errno == EPERM);
-}
-
 // "pid 12", "pid 12 (gone)", "none"
 std::string server_text(const DeviceInfo& info) {
   if (info.server_pid <= 0) return "none";
-  return fmt::format("pid {}{}", info.server_pid, server_alive(info) ? "" : " (gone)");
+  return fmt::format("pid {}{}", info.server_pid, ublk_server_runs(info) ? "" : " (gone)");
 }
 
 std::string recovery_name(std::uint64_t flags) {
@@ -59,7 +52,7 @@ Json document_of(const Device& device, Json document) {
   document["id"] = info.device_id;
   document["state"] = ublk_state_name(info.state);
   document["server_pid"] = info.server_pid > 0 ? Json(info.server_pid) : Json(nullptr);
-  document["server_alive"] = server_alive(info);
+  document["server_alive"] = ublk_server_runs(info);
   document["bytes"] = params.basic.device_sectors * sector_bytes;
   document["queues"] = info.queues;
   document["depth"] = info.depth;
@@ -100,7 +93,7 @@ ExitCode list_ublk_devices(bool json) {
       devices.push_back(document_of(*device, Json::object()));
       continue;
     }
-    const bool left = info.state != state_live || !server_alive(info);
+    const bool left = info.state != state_live || !ublk_server_runs(info);
     table.add({std::uint64_t{id},
                {std::string(ublk_state_name(info.state)), left ? Tone::bad : Tone::good},
                server_text(info),

@@ -13,14 +13,16 @@ namespace sluice::tools {
 struct TargetFlags {
   std::string kind;
   std::string path;
-  std::string script;
+  std::string faults;  // a script, see fault_script.hpp
   std::uint64_t bytes = 0;
+  bool read_only = false;
 };
 
 void add_target_options(CLI::App& command, TargetFlags& flags);
 
-/// errors  bad_argument  no such kind, or an option that it needs or does not have
-///         else those of the target
+/// recover  a dead server's requests may still be under way: wait for them
+/// errors   bad_argument  no such kind, or an option that it needs or does not have
+///          else those of the target
 Expected<std::unique_ptr<Target>> open_target(const TargetFlags& flags, bool recover);
 
 }  // namespace sluice::tools

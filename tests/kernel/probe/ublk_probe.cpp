@@ -1,4 +1,9 @@
-// Asks the driver itself what the suite cannot ask from a shell: `ublk_probe descriptors`.
+// What the suite cannot do from a shell:
+//   descriptors                   ask the driver about its maps
+//   zero|punch DEVICE FROM BYTES  fallocate on a block device
+//   fua DEVICE COUNT              so many direct writes of 4 KiB that must be durable
+//   exit N                        end the virtual machine with 2 * N + 1, by its isa-debug-exit device: the guest's kernel
+//                                 has no /dev/port
 #include "ublk/control.hpp"
 #include "ublk/descriptor_map.hpp"
 
@@ -6,11 +11,17 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <string_view>
 
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <sys/mman.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <sys/io.h>
+#endif
 
 namespace sluice::test {
 
@@ -74,16 +85,52 @@ Expected<void> descriptors() {
   return {};
 }
 
+Expected<void> fallocate_device(std::string_view how, const std::string& device, off_t from, off_t bytes) {
+  const UniqueFd fd(::open(device.c_str(), O_RDWR | O_CLOEXEC));
+  if (!fd) return fail_errno("open " + device);
+  const int mode = how == "zero" ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE;
+  if (::fallocate(fd.get(), mode | FALLOC_FL_KEEP_SIZE, from, bytes) != 0)
+    return fail_errno("fallocate " + device);
+  return {};
+}
+
+Expected<void> write_durably(const std::string& device, int count) {
+  alignas(4096) static char block[4096] = "durable";
+  const UniqueFd fd(::open(device.c_str(), O_RDWR | O_DIRECT | O_DSYNC | O_CLOEXEC));
+  if (!fd) return fail_errno("open " + device);
+  for (int i = 0; i < count; ++i)
+    if (::pwrite(fd.get(), block, sizeof block, static_cast<off_t>(i) * 4096) != 4096)
+      return fail_errno("write " + device);
+  return {};
+}
+
 }  // namespace
 
 }  // namespace sluice::test
 
 int main(int argc, char** argv) {
-  if (argc != 2 || std::string_view(argv[1]) != "descriptors") {
-    std::fprintf(stderr, "usage: ublk_probe descriptors\n");
+  const std::string_view what = argc > 1 ? argv[1] : "";
+#if defined(__x86_64__)
+  if (argc == 3 && what == "exit") {
+    constexpr unsigned short port = 0xf4;
+    if (::ioperm(port, 4, 1) != 0) return 1;
+    ::outl(static_cast<unsigned>(std::strtoul(argv[2], nullptr, 10)), port);
+    return 1;  // the machine has no such device
+  }
+#endif
+  using namespace sluice::test;
+  sluice::Expected<void> done;
+  if (argc == 2 && what == "descriptors") {
+    done = descriptors();
+  } else if (argc == 5 && (what == "zero" || what == "punch")) {
+    done = fallocate_device(what, argv[2], std::atoll(argv[3]), std::atoll(argv[4]));
+  } else if (argc == 4 && what == "fua") {
+    done = write_durably(argv[2], std::atoi(argv[3]));
+  } else {
+    std::fprintf(
+        stderr, "usage: ublk_probe descriptors | zero|punch DEVICE FROM BYTES | fua DEVICE COUNT | exit N\n");
     return 2;
   }
-  const auto done = sluice::test::descriptors();
   if (!done) std::fprintf(stderr, "ublk_probe: %s\n", done.error().message.c_str());
-  return done && sluice::test::failures == 0 ? 0 : 1;
+  return done && failures == 0 ? 0 : 1;
 }

@@ -1,0 +1,178 @@
+# Servers that are stopped, killed, recovered, or never come back.
+# shellcheck shell=sh disable=SC2154
+
+load() {  # load SECONDS: random writes in the background, $load is their pid
+  fio --name=load --filename="$device" --ioengine=io_uring --direct=1 --rw=randwrite --bs=4k --iodepth=32 \
+    --time_based --runtime="$1" --output-format=terse >"$scratch/load.out" 2>&1 &
+  load=$!
+  echo "$load" >>"$scratch/pids"
+  eventually 20 busy || flunk "the load does not begin: $(cat "$scratch/load.out")"
+}
+busy() { [ "$(awk '{print $9}' "/sys/block/${device#/dev/}/stat")" != 0 ]; }
+
+case_stop_under_load() {
+  disk 64M
+  start add --target file --path disk.img --queues 2
+  load 20
+  stop
+  if wait "$load"; then flunk "the load did not notice"; fi
+}
+
+case_delete_under_load() {
+  disk 64M
+  start add --target file --path disk.img --queues 2
+  load 20
+  sluice ublk delete "$id" | grep -q "^deleted ublk device $id\$"
+  wait "$load" || true
+  wait "$server" || flunk "the server ended with $?: $(cat "$scratch/server.err")"
+  [ ! -e "$device" ]
+}
+
+case_stop_from_outside() {
+  start add --target null --size 16MiB --queues 2
+  sluice ublk stop "$id"
+  wait "$server" || flunk "the server ended with $?: $(cat "$scratch/server.err")"
+  [ -z "$(sluice ublk list)" ]
+}
+
+case_stop_with_stalled_requests() {
+  disk 16M
+  echo "write stall" >rules
+  start add --target file --path disk.img --faults rules
+  dd if=/dev/zero of="$device" bs=4k count=1 oflag=direct 2>/dev/null &
+  writer=$!
+  eventually 10 busy
+  stop
+  if wait "$writer"; then flunk "the stalled write succeeded"; fi
+}
+
+case_killed_without_recovery() {
+  start add --target null --size 16MiB --recovery none
+  crash
+  eventually 10 test ! -e "$device"
+  eventually 10 state_is dead
+  refused 2 "added without recovery" sluice ublk recover "$id" --target null --size 16MiB
+  sluice ublk delete "$id"
+  [ -z "$(sluice ublk list)" ]
+}
+
+case_killed_idle_and_recovered() {
+  disk 16M
+  start add --target file --path disk.img --queues 2
+  dd if=/dev/urandom of="$scratch/data" bs=64k count=32 2>/dev/null
+  dd if="$scratch/data" of="$device" bs=64k oflag=direct 2>/dev/null
+  crash
+  eventually 20 state_is quiesced
+  sluice ublk list | grep -q '(gone)'
+  cp disk.img other.img
+  refused 2 "it was not added with file other.img" sluice ublk recover "$id" --target file --path other.img
+  refused 2 "it was not added with null" sluice ublk recover "$id" --target null --size 16MiB
+  refused 2 "it has 32768 sectors" sluice ublk recover "$id" --target file --path disk.img --size 8MiB
+  eventually 1 state_is quiesced
+  dd if="$device" bs=64k count=32 iflag=direct 2>/dev/null | cmp - "$scratch/data" &
+  reader=$!
+  start recover "$id" --target file --path disk.img
+  state_is live
+  wait "$reader"
+  # And once more: a recovered device is like any other.
+  crash
+  start recover "$id" --target file --path disk.img
+  dd if="$device" bs=64k count=32 iflag=direct 2>/dev/null | cmp - "$scratch/data"
+  stop
+}
+
+# A verifying load goes on through three kills: what was in flight is executed again, nothing is lost.
+case_killed_under_load_reissue() {
+  disk 64M
+  # The delay makes sure that every kill finds requests with the server.
+  echo "any delay 3ms" >rules
+  for data in user-copy copy; do
+    start add --target file --path disk.img --queues 2 --recovery reissue --faults rules --data "$data"
+    fio --name=verify --filename="$device" --ioengine=io_uring --direct=1 --rw=randwrite --bs=4k --size=64M \
+      --io_size=12M --verify=crc32c --verify_fatal=1 --iodepth=32 --output-format=terse >"$scratch/fio.out" 2>&1 &
+    load=$!
+    echo "$load" >>"$scratch/pids"
+    for kill in 1 2 3; do
+      eventually 20 busy
+      sleep 0.5
+      crash
+      if gone "$load"; then flunk "the load was over before kill $kill"; fi
+      start recover "$id" --target file --path disk.img --faults rules
+    done
+    wait "$load" || flunk "fio: $(cat "$scratch/fio.out")"
+    stop
+  done
+}
+
+# Without reissue the requests that the server had fail, those behind them wait.
+case_killed_under_load_wait() {
+  disk 64M
+  echo "write stall after 8" >rules
+  start add --target file --path disk.img --recovery wait --faults rules
+  dd if=/dev/zero of="$device" bs=4k count=8 oflag=direct 2>/dev/null
+  dd if=/dev/zero of="$device" bs=4k count=1 oflag=direct 2>/dev/null &
+  writer=$!
+  eventually 20 busy
+  crash
+  if wait "$writer"; then flunk "the stalled write succeeded"; fi
+  eventually 20 state_is quiesced
+  dd if=/dev/zero of="$device" bs=4k count=1 seek=5 oflag=direct 2>/dev/null &
+  writer=$!
+  sleep 0.5
+  if gone "$writer"; then flunk "the write did not wait"; fi
+  start recover "$id" --target file --path disk.img
+  wait "$writer"
+  verify_io "$device" 16 1
+  stop
+}
+
+case_killed_for_good() {
+  disk 16M
+  echo "write stall" >rules
+  start add --target file --path disk.img --recovery reissue --faults rules
+  dd if=/dev/zero of="$device" bs=4k count=1 oflag=direct 2>/dev/null &
+  writer=$!
+  eventually 20 busy
+  crash
+  eventually 20 state_is quiesced
+  sluice ublk delete "$id"
+  if wait "$writer"; then flunk "the stalled write succeeded"; fi
+  [ -z "$(sluice ublk list)" ]
+  [ ! -e "$device" ]
+}
+
+# A server that dies between its first command and the start leaves a device that can be found and deleted.
+case_killed_while_it_starts() {
+  attempt=0
+  while [ "$attempt" -lt 12 ]; do
+    sluice ublk add --target null --size 16MiB --queues 2 >"$scratch/early.out" 2>&1 &
+    server=$!
+    echo "$server" >>"$scratch/pids"
+    usleep $((attempt * 15000))
+    crash
+    for id in $(sluice ublk list --json | grep -o '"id":[0-9]*' | cut -d: -f2); do sluice ublk delete "$id"; done
+    attempt=$((attempt + 1))
+  done
+  [ -z "$(sluice ublk list)" ]
+}
+
+case_ext4_through_a_kill() {
+  disk 256M
+  start add --target file --path disk.img --queues 2
+  mkfs.ext4 -q -F "$device"
+  mkdir "$scratch/mounted"
+  mount "$device" "$scratch/mounted"
+  dd if=/dev/urandom of="$scratch/data" bs=1M count=32 2>/dev/null
+  (cp "$scratch/data" "$scratch/mounted/a" && sync) &
+  writer=$!
+  sleep 0.3
+  crash
+  start recover "$id" --target file --path disk.img
+  wait "$writer"
+  umount "$scratch/mounted"
+  e2fsck -f -n "$device"
+  mount "$device" "$scratch/mounted"
+  cmp "$scratch/mounted/a" "$scratch/data"
+  umount "$scratch/mounted"
+  stop
+}
