@@ -1,0 +1,121 @@
+// A model of the ublk driver behind DriverQueue: who owns a tag, when data is copied where, what is refused. It follows
+// the driver of Linux 6.12; a protocol violation of the server is written down, and answered as the driver would.
+#pragma once
+
+#include "runtime/ring.hpp"
+#include "ublk/driver_queue.hpp"
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace sluice::test {
+
+using Operation = ublk_abi::Operation;
+
+struct ModelRequest {
+  Operation operation = Operation::read;
+  std::uint64_t sector = 0;
+  std::uint32_t sectors = 8;
+  std::uint32_t flags = 0;
+  std::vector<std::byte> data = {};  // of a write; a read's, once it is done
+};
+
+struct ModelResult {
+  std::uint16_t tag = 0;
+  std::int32_t result = 0;
+  std::vector<std::byte> data;  // of a read, as the block layer got it
+};
+
+class ModelDriver final : public DriverQueue {
+ public:
+  /// copies  the driver copies to and from addresses; else user copy
+  ModelDriver(std::uint16_t depth, bool copies);
+
+  // ---- What the test does ------------------------------------------------------------------------------
+
+  /// A request for the lowest tag that the driver has; it arrives with the next wait().
+  std::uint16_t ask(ModelRequest request);
+  /// The device stops: tags come back with -ENODEV as soon as the driver has them.
+  void stop_device() { stopping_ = true; }
+  /// What write_data() and read_data() do next: move at most so many bytes, or return an errno.
+  void limit_copies(std::size_t bytes_max, int error = 0) {
+    copy_bytes_max_ = bytes_max;
+    copy_errno_ = error;
+  }
+  /// The next commit of any tag is answered with -error.
+  void refuse_commit(int error) { refuse_errno_ = error; }
+
+  const std::vector<ModelResult>& results() const { return results_; }
+  const std::vector<std::string>& violations() const { return violations_; }
+  /// How many commits each wait() handed over.
+  const std::vector<std::size_t>& batches() const { return batches_; }
+  /// Addresses that were given for one tag, in order.
+  const std::vector<std::uint64_t>& addresses(std::uint16_t tag) const { return tags_.at(tag).addresses; }
+  /// Entries of the target, as they were submitted.
+  const std::vector<io_uring_sqe>& entries() const { return entries_; }
+  std::size_t with_driver() const;
+
+  // ---- DriverQueue -------------------------------------------------------------------------------------
+
+  bool fetch(std::uint16_t tag, std::uint64_t address) noexcept override;
+  bool commit(std::uint16_t tag, std::int32_t result, std::uint64_t address) noexcept override;
+  io_uring_sqe* prepare(std::uint32_t cookie) noexcept override;
+  Status wait(std::chrono::nanoseconds timeout) noexcept override;
+  int errno_value() const noexcept override { return 0; }
+  std::span<const DriverEvent> events() noexcept override;
+  std::optional<ublk_abi::Descriptor> descriptor(std::uint16_t tag) const noexcept override;
+  ssize_t read_data(std::uint16_t tag, std::uint32_t offset, std::span<std::byte> to) noexcept override;
+  ssize_t write_data(std::uint16_t tag, std::uint32_t offset,
+                     std::span<const std::byte> from) noexcept override;
+  void wake() noexcept override { woken_ = true; }
+
+ private:
+  enum class Owner : std::uint8_t { nobody, driver, server, gone };
+
+  struct Tag {
+    Owner owner = Owner::nobody;
+    std::uint64_t address = 0;
+    std::vector<std::uint64_t> addresses;
+    ublk_abi::Descriptor descriptor{};
+    ModelRequest request;
+    bool asked = false;  // a request waits for it
+  };
+  struct Command {
+    bool fetch;
+    std::uint16_t tag;
+    std::int32_t result;
+    std::uint64_t address;
+  };
+
+  void post(DriverEvent event) { events_.push_back(event); }
+  void run(const Command& command);
+  void complete(std::uint16_t number, std::int32_t result);
+  void deliver(std::uint16_t number);
+  ssize_t copied(std::uint16_t tag, Operation operation, std::uint32_t offset, std::size_t count);
+
+  bool copies_;
+  std::vector<Tag> tags_;
+  std::vector<Command> commands_;
+  std::deque<DriverEvent> events_;
+  std::vector<DriverEvent> batch_;
+  std::vector<ModelResult> results_;
+  std::vector<std::string> violations_;
+  std::vector<std::size_t> batches_;
+  std::unique_ptr<Ring> ring_;
+  std::vector<io_uring_sqe*> prepared_;
+  std::vector<io_uring_sqe> entries_;
+  std::size_t in_ring_ = 0;
+  std::size_t copy_bytes_max_ = ~std::size_t{0};
+  int copy_errno_ = 0;
+  int refuse_errno_ = 0;
+  bool stopping_ = false;
+  bool woken_ = false;
+};
+
+/// Bytes that depend on `seed`.
+std::vector<std::byte> pattern(std::uint64_t seed, std::size_t bytes);
+
+}  // namespace sluice::test
