@@ -103,7 +103,8 @@ void ModelDriver::deliver(std::uint16_t number) {
   post({.number = number, .result = 0});
 }
 
-Status ModelDriver::wait(std::chrono::nanoseconds /*timeout*/) noexcept {
+Status ModelDriver::wait(std::chrono::nanoseconds timeout) noexcept {
+  timeout_ = timeout;
   const auto commits = static_cast<std::size_t>(std::ranges::count(commands_, false, &Command::fetch));
   if (commits != 0) batches_.push_back(commits);
   for (const Command& command : std::exchange(commands_, {})) run(command);

@@ -57,6 +57,8 @@ class ModelDriver final : public DriverQueue {
   /// Entries of the target, as they were submitted.
   const std::vector<io_uring_sqe>& entries() const { return entries_; }
   std::size_t with_driver() const;
+  /// What the last wait() was given.
+  std::chrono::nanoseconds timeout() const { return timeout_; }
 
   // ---- DriverQueue -------------------------------------------------------------------------------------
 
@@ -111,6 +113,7 @@ class ModelDriver final : public DriverQueue {
   std::size_t copy_bytes_max_ = ~std::size_t{0};
   int copy_errno_ = 0;
   int refuse_errno_ = 0;
+  std::chrono::nanoseconds timeout_{0};
   bool stopping_ = false;
   bool woken_ = false;
 };

@@ -262,6 +262,7 @@ TEST_CASE("ublk queue: user copies in parts go on, those that move nothing are e
   CHECK(rig.io({.operation = Operation::read}).data == data);
   rig.driver.limit_copies(0);
   CHECK(rig.io({.operation = Operation::read}).result == -EIO);
+  CHECK(rig.io({.operation = Operation::write, .data = data}).result == -EIO);
   rig.driver.limit_copies(4096, EFAULT);
   CHECK(rig.io({.operation = Operation::write, .data = data}).result == -EFAULT);
 }

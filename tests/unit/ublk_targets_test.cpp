@@ -255,6 +255,7 @@ TEST_CASE("fault target: a delayed request ends after its time, others do not wa
   const auto delayed = rig.driver.ask({.operation = Operation::write});
   CHECK(rig.io({.operation = Operation::read}).result == 4096);
   CHECK(rig.driver.results().size() == 1);
+  CHECK(rig.driver.timeout() <= std::chrono::milliseconds(30));
   while (rig.driver.results().size() < 2) rig.turn();
   CHECK(std::chrono::steady_clock::now() - begun >= std::chrono::milliseconds(30));
   CHECK(rig.driver.results().back().tag == delayed);
