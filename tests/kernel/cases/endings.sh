@@ -156,22 +156,6 @@ case_killed_while_it_starts() {
   [ -z "$(sluice ublk list)" ]
 }
 
-# The kernel waits for the server inside the start command: it reads the partition table.
-case_killed_in_the_partition_scan() {
-  disk 16M
-  echo "read stall" >rules
-  for recovery in reissue none; do
-    sluice ublk add --target file --path disk.img --faults rules --recovery "$recovery" >"$scratch/early.out" 2>&1 &
-    server=$!
-    echo "$server" >>"$scratch/pids"
-    eventually 20 test -e /sys/block/ublkb0
-    sleep 0.3
-    crash
-    eventually 30 sluice ublk delete 0
-    [ -z "$(sluice ublk list)" ]
-  done
-}
-
 case_ext4_through_a_kill() {
   disk 256M
   start add --target file --path disk.img --queues 2
