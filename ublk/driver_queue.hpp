@@ -11,6 +11,8 @@
 #include "shm/status.hpp"
 #include "ublk/ublk_abi.hpp"
 
+#include <liburing.h>
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -18,8 +20,6 @@
 #include <span>
 
 #include <sys/types.h>
-
-struct io_uring_sqe;
 
 namespace sluice {
 

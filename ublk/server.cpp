@@ -198,8 +198,13 @@ Expected<void> UblkServer::await_old_server() const {
   const auto path = fmt::format("/dev/ublkc{}", id);
   const auto begun = Clock::now();
   for (;;) {
-    if (const UniqueFd probe(::open(path.c_str(), O_RDWR | O_CLOEXEC)); probe) return {};
-    if (errno != EBUSY) return fail_errno("open " + path);
+    const int probe = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+    const int error = errno;
+    if (probe >= 0) {
+      ::close(probe);
+      return {};
+    }
+    if (error != EBUSY) return fail_errno("open " + path, error);
     const bool runs = ublk_server_runs(info_);
     if (Clock::now() - begun > (runs ? alive_wait : gone_wait))
       return fail(
@@ -344,7 +349,7 @@ Expected<void> UblkServer::shut_down() {
   return result;
 }
 
-UblkServer::~UblkServer() { static_cast<void>(shut_down()); }
+UblkServer::~UblkServer() { [[maybe_unused]] const auto nobody_to_tell = shut_down(); }
 
 UblkCounters UblkServer::counters() const noexcept {
   UblkCounters sum;

@@ -15,12 +15,12 @@
 #include "shm/status.hpp"
 #include "ublk/request.hpp"
 
+#include <liburing.h>
+
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
-
-struct io_uring_sqe;
 
 namespace sluice {
 

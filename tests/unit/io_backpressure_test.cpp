@@ -1,6 +1,6 @@
 // What the ingress does when something runs short: blocks, room, descriptors. It waits, and loses nothing.
-#include "runtime/ring.hpp"
 #include "ipc/audit.hpp"
+#include "runtime/ring.hpp"
 #include "tests/support/child.hpp"
 #include "tests/unit/io_allocation_counter.hpp"
 #include "tests/unit/io_rig.hpp"
