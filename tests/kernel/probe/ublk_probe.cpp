@@ -2,6 +2,7 @@
 //   descriptors                   ask the driver about its maps
 //   zero|punch DEVICE FROM BYTES  fallocate on a block device
 //   fua DEVICE COUNT              so many direct writes of 4 KiB that must be durable
+//   abandon ID                    add a device, and end
 //   exit N                        end the virtual machine with 2 * N + 1, by its isa-debug-exit device: the guest's kernel
 //                                 has no /dev/port
 #include "ublk/control.hpp"
@@ -85,6 +86,20 @@ Expected<void> descriptors() {
   return {};
 }
 
+Expected<void> abandon(std::uint32_t id) {
+  auto control = UblkControl::open();
+  if (!control) return std::unexpected(control.error());
+  ublk_abi::DeviceInfo wanted{};
+  wanted.device_id = id;
+  wanted.queues = 1;
+  wanted.depth = 16;
+  wanted.io_bytes_max = 65536;
+  wanted.server_pid = -1;
+  const auto added = control->add(wanted);
+  if (!added) return std::unexpected(added.error());
+  return {};
+}
+
 Expected<void> fallocate_device(std::string_view how, const std::string& device, off_t from, off_t bytes) {
   const UniqueFd fd(::open(device.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd) return fail_errno("open " + device);
@@ -124,11 +139,14 @@ int main(int argc, char** argv) {
     done = descriptors();
   } else if (argc == 5 && (what == "zero" || what == "punch")) {
     done = fallocate_device(what, argv[2], std::atoll(argv[3]), std::atoll(argv[4]));
+  } else if (argc == 3 && what == "abandon") {
+    done = abandon(static_cast<std::uint32_t>(std::atoi(argv[2])));
   } else if (argc == 4 && what == "fua") {
     done = write_durably(argv[2], std::atoi(argv[3]));
   } else {
     std::fprintf(
-        stderr, "usage: ublk_probe descriptors | zero|punch DEVICE FROM BYTES | fua DEVICE COUNT | exit N\n");
+        stderr,
+        "usage: ublk_probe descriptors | zero|punch DEVICE FROM BYTES | fua DEVICE COUNT | abandon ID | exit N\n");
     return 2;
   }
   if (!done) std::fprintf(stderr, "ublk_probe: %s\n", done.error().message.c_str());
