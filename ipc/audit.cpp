@@ -1,7 +1,9 @@
 #include "ipc/audit.hpp"
 
+#include "ipc/extents.hpp"
 #include "ipc/processes.hpp"
 #include "ipc/queues.hpp"
+#include "shm/block.hpp"
 
 #include <fmt/format.h>
 
@@ -22,9 +24,9 @@ class Structures final : public ReferenceSource {
  public:
   void visit(const Segment& segment, AuditReport& report,
              const std::function<void(Handle)>& reference) const override {
-    std::vector<StreamRing> rings;
+    std::vector<QueueStorage> storages;
     for (std::uint32_t index = 0; index < segment.header().queue_count; ++index)
-      queue(segment, index, report, reference, rings);
+      queue(segment, index, report, reference, storages);
     for (LaneId lane = 1; lane < segment.lane_count(); ++lane) check_lane(segment, lane, report);
     for (std::uint64_t row = 0; row < segment.header().process_count; ++row) {
       const auto word = load(process_row(segment, row).word, acquire);
@@ -35,8 +37,8 @@ class Structures final : public ReferenceSource {
     }
   }
 
-  bool cell_holds(const Segment& segment, std::uint64_t aux) const override {
-    return moving_cell_holds(segment, aux);
+  bool cell_holds(const Segment& segment, Handle handle, std::uint64_t aux) const override {
+    return moving_cell_holds(segment, handle, aux);
   }
 
   bool owns_storage(const Segment& segment, std::uint32_t unit) const override {
@@ -52,10 +54,10 @@ class Structures final : public ReferenceSource {
     report.violations.push_back({fmt::format(format, std::forward<Args>(args)...), key});
   }
 
-  // `rings` are those of the queues before this one. Each unit is one queue's at most: else a small file could name
-  // one ring thousands of times, and the walk would take as long.
+  // `storages` are those of the queues before this one. Each unit is one queue's at most: else a small file could
+  // name one ring thousands of times, and the walk would take as long.
   static void queue(const Segment& segment, std::uint32_t index, AuditReport& report,
-                    const std::function<void(Handle)>& reference, std::vector<StreamRing>& rings) {
+                    const std::function<void(Handle)>& reference, std::vector<QueueStorage>& storages) {
     const auto& row = queue_row(segment, index);
     const auto word = load(row.word, acquire);
     const auto key = queue_key + index;
@@ -63,24 +65,66 @@ class Structures final : public ReferenceSource {
       return violation(report, key, "queue {}: state {}, expected at most 3", index,
                        queue_word::State::get(word));
     if (queue_word::state(word) != QueueState::ready) return;
-    if (const auto kind = load(row.kind, relaxed); kind != static_cast<std::uint32_t>(QueueKind::stream))
-      return violation(report, key, "queue {}: kind {}, expected 1", index, kind);
-    const auto ring = sound_ring(segment, row);
-    if (!ring)
-      return violation(report, key, "queue {}: {} messages of {} bytes in {} units at {}, of {} committed",
+    const auto kind = load(row.kind, relaxed);
+    const bool is_map = kind == static_cast<std::uint32_t>(QueueKind::extents);
+    if (!is_map && kind != static_cast<std::uint32_t>(QueueKind::stream))
+      return violation(report, key, "queue {}: kind {}, expected 1 or 4", index, kind);
+    const auto ring = is_map ? StreamRing{} : sound_ring(segment, row).value_or(StreamRing{});
+    const auto map = is_map ? sound_extents(segment, row).value_or(ExtentSlots{}) : ExtentSlots{};
+    if (ring.slots == nullptr && map.slots == nullptr)
+      return violation(report, key, "queue {}: capacity {}, slots of {} bytes in {} units at {}, of {} committed",
                        index, load(row.capacity, relaxed), load(row.message_bytes, relaxed),
                        load(row.unit_count, relaxed), load(row.first_unit, relaxed),
                        segment.units_committed());
-    if (unit_word::state(load(segment.unit(ring->first_unit).word, acquire)) != UnitState::storage ||
-        load(segment.unit(ring->first_unit).run_units, relaxed) != ring->unit_count)
-      return violation(report, key, "queue {}: unit {} is not its storage", index, ring->first_unit);
-    if (std::ranges::any_of(rings, [&](const StreamRing& other) {
-          return ring->first_unit < other.first_unit + other.unit_count &&
-                 other.first_unit < ring->first_unit + ring->unit_count;
+    const auto storage = is_map ? QueueStorage{map.first_unit, map.unit_count}
+                                : QueueStorage{ring.first_unit, ring.unit_count};
+    if (unit_word::state(load(segment.unit(storage.first_unit).word, acquire)) != UnitState::storage ||
+        load(segment.unit(storage.first_unit).run_units, relaxed) != storage.unit_count)
+      return violation(report, key, "queue {}: unit {} is not its storage", index, storage.first_unit);
+    if (std::ranges::any_of(storages, [&](const QueueStorage& other) {
+          return storage.first_unit < other.first_unit + other.unit_count &&
+                 other.first_unit < storage.first_unit + storage.unit_count;
         }))
       return violation(report, key, "queue {}: its storage at unit {} is another queue's too", index,
-                       ring->first_unit);
-    rings.push_back(*ring);
+                       storage.first_unit);
+    storages.push_back(storage);
+    if (is_map)
+      extents(segment, index, map, report, reference);
+    else
+      messages(segment, index, ring, report, reference);
+  }
+
+  static void extents(const Segment& segment, std::uint32_t index, const ExtentSlots& map,
+                      AuditReport& report, const std::function<void(Handle)>& reference) {
+    const auto& row = queue_row(segment, index);
+    const auto key = queue_key + index;
+    if (const auto claim = load(row.writer, acquire);
+        claim != 0 && process_claim::Row::get(claim) >= segment.header().process_count)
+      violation(report, key, "extents {}: written by process row {}, expected below {}", index,
+                process_claim::Row::get(claim), segment.header().process_count);
+    for (std::uint64_t position = 0; position < map.count(); ++position) {
+      const auto found = map.at(position);
+      if (found == 0) continue;
+      if (found == extent_zeroes) {
+        if (position >= map.pages)
+          violation(report, key, "extents {}: group {} holds {}, which only a page can", index,
+                    position - map.pages, found);
+        continue;
+      }
+      ++report.counts.extents;
+      reference({found});
+      const auto block = find_block(segment, {found});
+      const auto expected = position < map.pages ? extent_page_bytes : extent_page_bytes * extent_group_pages;
+      if (block && block->bytes != expected)
+        violation(report, key, "extents {}: position {} holds a block of {} bytes, expected {}", index, position,
+                  block->bytes, expected);
+    }
+  }
+
+  static void messages(const Segment& segment, std::uint32_t index, const StreamRing& ring,
+                       AuditReport& report, const std::function<void(Handle)>& reference) {
+    const auto& row = queue_row(segment, index);
+    const auto key = queue_key + index;
     for (const auto* role : {&row.producer, &row.consumer}) {
       const auto claim = load(*role, acquire);
       if (claim == 0) continue;
@@ -93,16 +137,16 @@ class Structures final : public ReferenceSource {
                   role == &row.producer ? "producer" : "consumer", lane);
     }
     const auto head = load(row.head, acquire);
-    const auto tail = pushed_messages(*ring, row);
-    if (tail < head || tail - head > ring->capacity)
+    const auto tail = pushed_messages(ring, row);
+    if (tail < head || tail - head > ring.capacity)
       return violation(report, key, "queue {}: head {}, tail {}, capacity {}", index, head, tail,
-                       ring->capacity);
-    if (const auto delivered = load(row.delivered, acquire); delivered > pushed_messages(*ring, row))
+                       ring.capacity);
+    if (const auto delivered = load(row.delivered, acquire); delivered > pushed_messages(ring, row))
       violation(report, key, "queue {}: {} delivered of {} pushed", index, delivered, tail);
     report.counts.queue_messages += tail - head;
     for (auto position = head; position < tail; ++position) {
       // Read once: a live producer may be filling the slot again by now.
-      const auto& slot = ring->at(position);
+      const auto& slot = ring.at(position);
       if (const Handle handle{load(slot.handle, relaxed)}) reference(handle);
     }
   }

@@ -89,9 +89,9 @@ LaneRecovery recover_lane(const Segment& segment, LaneId id) noexcept {
     const auto aux = load(cell.aux, acquire);
     if (aux == cell_aux::at_rest) continue;
     const auto kind = cell_aux::Kind::get(aux);
-    if (kind == cell_aux::push || kind == cell_aux::pop) {
+    if (kind == cell_aux::push || kind == cell_aux::pop || kind == cell_aux::extent) {
       ++report.moves;
-      if (!moving_cell_holds(segment, aux)) store(cell.handle, 0, release);
+      if (!moving_cell_holds(segment, {load(cell.handle, relaxed)}, aux)) store(cell.handle, 0, release);
     }
     store(cell.aux, cell_aux::at_rest, release);
     crash_point("recover.lane.moves");

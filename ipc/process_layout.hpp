@@ -35,6 +35,16 @@ constexpr ProcessState state(std::uint64_t word) noexcept {
 }
 }  // namespace process_word
 
+/// A role that a process has: who it is, until that incarnation of its row is over. 0: nobody.
+namespace process_claim {
+using Row = BitField<0, 11>;
+using Incarnation = BitField<11, 25>;
+
+constexpr std::uint64_t make(std::uint64_t row, std::uint64_t incarnation) noexcept {
+  return Row::make(row) | Incarnation::make(incarnation);
+}
+}  // namespace process_claim
+
 inline constexpr std::size_t role_bytes = 32;
 
 struct alignas(64) ProcessRow {

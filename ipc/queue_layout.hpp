@@ -18,7 +18,7 @@ enum class QueueState : std::uint8_t {
   ready = 3,
 };
 
-enum class QueueKind : std::uint32_t { none = 0, stream = 1, work = 2, broadcast = 3 };
+enum class QueueKind : std::uint32_t { none = 0, stream = 1, work = 2, broadcast = 3, extents = 4 };
 
 /// The fields of QueueRow::word.
 namespace queue_word {
@@ -42,8 +42,8 @@ inline constexpr std::uint32_t queue_capacity_max = 1U << 20;
 struct alignas(128) QueueRow {
   std::uint64_t word;           // queue_word.  W: creator (CAS).  R: all
   std::uint32_t kind;           // QueueKind
-  std::uint32_t capacity;       // messages, a power of two
-  std::uint32_t message_bytes;  // sizeof(Message)
+  std::uint32_t capacity;       // messages, a power of two; of extents pages
+  std::uint32_t message_bytes;  // sizeof(Message); of extents a slot's, 8
   std::uint32_t first_unit;     // of the ring's storage
   std::uint32_t unit_count;
   std::uint32_t reserved;
@@ -61,7 +61,8 @@ struct alignas(128) QueueRow {
   std::uint64_t delivered;          // messages ever shown to a handler; at most those pushed
   std::uint64_t redelivered;        // messages shown again after a death
 
-  alignas(128) std::uint64_t reserved_kinds[64];  // work queues and broadcast
+  alignas(128) std::uint64_t writer;  // process_claim; of extents.  W: CAS.  R: who wants to be it
+  std::uint64_t reserved_kinds[63];   // work queues and broadcast
 };
 static_assert(sizeof(QueueRow) == 1024);
 static_assert(offsetof(QueueRow, name) == 32 && offsetof(QueueRow, producer) == 128);

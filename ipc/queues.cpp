@@ -1,6 +1,7 @@
 #include "ipc/queues.hpp"
 
 #include "ipc/doorbell.hpp"
+#include "ipc/extents.hpp"
 #include "shm/crash_point.hpp"
 
 #include <fmt/format.h>
@@ -29,12 +30,12 @@ std::uint64_t free_row_word(std::uint64_t word) noexcept {
   return queue_word::make(QueueState::free, queue_word::Era::get(word) + 1);
 }
 
-void reset_stream(QueueRow& row, std::uint32_t capacity) noexcept {
-  store(row.kind, static_cast<std::uint32_t>(QueueKind::stream), relaxed);
-  store(row.capacity, capacity, relaxed);
-  store(row.message_bytes, sizeof(Message), relaxed);
+void reset_row(QueueRow& row, const QueueShape& shape) noexcept {
+  store(row.kind, static_cast<std::uint32_t>(shape.kind), relaxed);
+  store(row.capacity, shape.capacity, relaxed);
+  store(row.message_bytes, shape.slot_bytes, relaxed);
   for (auto* word : {&row.producer, &row.consumer, &row.tail, &row.bytes_in, &row.closed, &row.head,
-                     &row.delivered, &row.redelivered})
+                     &row.delivered, &row.redelivered, &row.writer})
     store(*word, 0, relaxed);
 }
 
@@ -45,7 +46,7 @@ void wake_claimant(const Segment& segment, std::uint64_t claim) noexcept {
 }
 
 Expected<QueueId> create_in_row(Lane& lane, std::uint32_t index, std::uint64_t era, std::string_view name,
-                                std::uint32_t capacity) {
+                                const QueueShape& shape) {
   const auto& segment = lane.segment();
   auto& row = queue_row(segment, index);
   const auto withdraw = [&](Status status, std::string message) {
@@ -65,8 +66,8 @@ Expected<QueueId> create_in_row(Lane& lane, std::uint32_t index, std::uint64_t e
                ? withdraw(Status::exists, fmt::format("queue {}: it exists already", name))
                : withdraw(Status::busy, fmt::format("queue {}: another process is creating it", name));
   }
-  reset_stream(row, capacity);
-  const auto units = round_up(std::uint64_t{capacity} * sizeof(Message), unit_bytes) / unit_bytes;
+  reset_row(row, shape);
+  const auto units = round_up(shape.slots * shape.slot_bytes, unit_bytes) / unit_bytes;
   const auto storage = take_storage(lane.view(), units, index, [&](std::uint32_t first) {
     crash_point("queue.create.storage");  // recovery: the row does not name it, the units go back
     store(row.first_unit, first, relaxed);
@@ -77,8 +78,8 @@ Expected<QueueId> create_in_row(Lane& lane, std::uint32_t index, std::uint64_t e
     crash_point("queue.create.ready");
   });
   if (!storage)
-    return withdraw(storage.error(), fmt::format("queue {}: no room for {} messages of {} bytes", name,
-                                                 capacity, sizeof(Message)));
+    return withdraw(storage.error(), fmt::format("queue {}: no room for {} slots of {} bytes", name,
+                                                 shape.slots, shape.slot_bytes));
   return QueueId{index, static_cast<std::uint32_t>(era)};
 }
 
@@ -88,14 +89,11 @@ QueueRow& queue_row(const Segment& segment, std::uint64_t index) noexcept {
   return *segment.at<QueueRow>(RegionKind::queues, index);
 }
 
-Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t capacity) {
+Expected<QueueId> create_queue(Lane& lane, std::string_view name, const QueueShape& shape) {
   const auto& segment = lane.segment();
   if (name.empty() || name.size() >= queue_name_bytes || name.find('\0') != std::string_view::npos)
     return fail(Status::bad_argument, fmt::format("queue name \"{}\": found {} bytes, expected 1 to {}", name,
                                                   name.size(), queue_name_bytes - 1));
-  if (capacity == 0 || capacity > queue_capacity_max)
-    return fail(Status::bad_argument, fmt::format("capacity of queue {}: found {}, expected 1 to {}", name,
-                                                  capacity, queue_capacity_max));
   for (std::uint32_t index = 0; index < segment.header().queue_count; ++index) {
     auto& row = queue_row(segment, index);
     auto word = load(row.word, acquire);
@@ -105,10 +103,18 @@ Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t
              acq_rel))
       continue;
     crash_point("queue.create.claimed");  // recovery: the row is free again
-    return create_in_row(lane, index, era, name, std::bit_ceil(capacity));
+    return create_in_row(lane, index, era, name, shape);
   }
   return fail(Status::exhausted, fmt::format("queue {}: all {} places of the directory are taken", name,
                                              segment.header().queue_count));
+}
+
+Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t capacity) {
+  if (capacity == 0 || capacity > queue_capacity_max)
+    return fail(Status::bad_argument, fmt::format("capacity of queue {}: found {}, expected 1 to {}", name,
+                                                  capacity, queue_capacity_max));
+  const auto slots = std::bit_ceil(capacity);
+  return create_queue(lane, name, {QueueKind::stream, slots, slots, sizeof(Message)});
 }
 
 Expected<QueueId> find_queue(const Segment& segment, std::string_view name) {
@@ -159,17 +165,26 @@ bool storage_published(const Segment& segment, std::uint64_t queue, std::uint32_
          load(row.first_unit, relaxed) == first;
 }
 
-std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row) noexcept {
-  const std::uint64_t capacity = load(row.capacity, relaxed);
+std::optional<QueueStorage> sound_storage(const Segment& segment, const QueueRow& row,
+                                          const QueueShape& shape) noexcept {
   const std::uint64_t first = load(row.first_unit, relaxed);
   const std::uint64_t units = load(row.unit_count, relaxed);
   const auto committed = segment.units_committed();
-  if (load(row.kind, relaxed) != static_cast<std::uint32_t>(QueueKind::stream) ||
-      load(row.message_bytes, relaxed) != sizeof(Message) || capacity == 0 || capacity > queue_capacity_max ||
-      (capacity & (capacity - 1)) != 0 || units > committed || first > committed - units ||
-      units * unit_bytes < capacity * sizeof(Message))
+  if (load(row.kind, relaxed) != static_cast<std::uint32_t>(shape.kind) ||
+      load(row.message_bytes, relaxed) != shape.slot_bytes || units > committed || first > committed - units ||
+      units * unit_bytes < shape.slots * shape.slot_bytes)
     return std::nullopt;
-  return StreamRing{reinterpret_cast<Message*>(segment.unit_address(first)), capacity, first, units};
+  return QueueStorage{first, units};
+}
+
+std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row) noexcept {
+  const auto capacity = load(row.capacity, relaxed);
+  if (!std::has_single_bit(capacity) || capacity > queue_capacity_max) return std::nullopt;
+  const auto storage =
+      sound_storage(segment, row, {QueueKind::stream, capacity, capacity, sizeof(Message)});
+  if (!storage) return std::nullopt;
+  return StreamRing{reinterpret_cast<Message*>(segment.unit_address(storage->first_unit)), capacity,
+                    storage->first_unit, storage->unit_count};
 }
 
 std::uint64_t pushed_messages(const StreamRing& ring, const QueueRow& row) noexcept {
@@ -182,14 +197,19 @@ std::uint64_t pushed_messages(const Segment& segment, const QueueRow& row) noexc
   return ring ? pushed_messages(*ring, row) : load(row.tail, acquire);
 }
 
-bool moving_cell_holds(const Segment& segment, std::uint64_t aux) noexcept {
+bool moving_cell_holds(const Segment& segment, Handle handle, std::uint64_t aux) noexcept {
   const auto kind = cell_aux::Kind::get(aux);
   const auto queue = cell_aux::Queue::get(aux);
-  if ((kind != cell_aux::push && kind != cell_aux::pop) || queue >= segment.header().queue_count) return true;
+  if (queue >= segment.header().queue_count) return true;
   const auto& row = queue_row(segment, queue);
+  const auto position = cell_aux::Position::get(aux);
+  if (kind == cell_aux::extent) {
+    const auto map = sound_extents(segment, row);
+    return !map || position >= map->count() || map->at(position) != handle.value;  // X4 <- X3 (put)
+  }
+  if (kind != cell_aux::push && kind != cell_aux::pop) return true;
   const auto ring = sound_ring(segment, row);
   if (!ring) return true;
-  const auto position = cell_aux::Position::get(aux);
   if (kind == cell_aux::push) {
     const auto stamp = load(ring->at(position).stamp, acquire);  // S4 <- S1
     return stamp == 0 || ((stamp - 1) & cell_aux::Position::max) != position;

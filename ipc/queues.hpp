@@ -20,6 +20,29 @@ struct QueueId {
 
 QueueRow& queue_row(const Segment& segment, std::uint64_t index) noexcept;
 
+/// What a queue's storage is cut into.
+struct QueueShape {
+  QueueKind kind = QueueKind::none;
+  std::uint32_t capacity = 0;     // as the row says it
+  std::uint64_t slots = 0;        // how many there are
+  std::uint32_t slot_bytes = 0;
+};
+
+/// Create a queue of any kind; its storage is zeroes. The file of the kind checks the shape.
+/// errors  as create_stream
+Expected<QueueId> create_queue(Lane& lane, std::string_view name, const QueueShape& shape);
+
+/// Units [first_unit, first_unit + unit_count).
+struct QueueStorage {
+  std::uint64_t first_unit = 0;
+  std::uint64_t unit_count = 0;
+};
+
+/// Where a queue's storage lies, each number read once and checked; nothing if it is not of that shape, or lies
+/// where it cannot be used: units that are not committed or do not hold it.
+std::optional<QueueStorage> sound_storage(const Segment& segment, const QueueRow& row,
+                                          const QueueShape& shape) noexcept;
+
 /// Create a stream.
 ///
 /// name      [1, 63] bytes without zero bytes
@@ -69,7 +92,8 @@ std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexce
 /// For finish_operation(): whether row `queue` names storage that begins at `first`.
 bool storage_published(const Segment& segment, std::uint64_t queue, std::uint32_t first) noexcept;
 
-/// Whether a moving cell holds its reference: a push until the slot is stamped, a pop once head has passed.
-bool moving_cell_holds(const Segment& segment, std::uint64_t aux) noexcept;
+/// Whether a moving cell holds the reference in it: a push until the slot is stamped, a pop once head has passed,
+/// an extent while the map's slot does not hold the same.
+bool moving_cell_holds(const Segment& segment, Handle handle, std::uint64_t aux) noexcept;
 
 }  // namespace sluice

@@ -65,7 +65,7 @@ RecoveryReport recover_process(const Segment& segment, const Membership& self, s
   }
   // Once more for all its lanes: one may have been released by who died before it was counted.
   fetch_add(segment.control().orphan_generation, 1, release);
-  // 6: the row, in its next incarnation.
+  // 6: the row, in its next incarnation.  X2 -> X1 (ExtentWriter::claim): all its lanes are at rest
   const auto next = incarnation == process_word::Incarnation::max ? 1 : incarnation + 1;
   expected = claimed;
   cas(word, expected, process_word::make(ProcessState::free, next), acq_rel);

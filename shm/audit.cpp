@@ -287,10 +287,7 @@ class Walk {
                 cell_aux::Kind::get(aux), cell_aux::kind_max);
     if (!handle) return;
     ++report_.counts.cells_used;
-    const auto kind = cell_aux::Kind::get(aux);
-    if ((kind == cell_aux::push || kind == cell_aux::pop) && source_ != nullptr &&
-        !source_->cell_holds(segment_, aux))
-      return;
+    if (aux != cell_aux::at_rest && source_ != nullptr && !source_->cell_holds(segment_, handle, aux)) return;
     // A cell counts only while its block is live in its generation: else it is an allocation that did not
     // happen yet, or a free that did. That it names something that could be a block is still required.
     const auto& split = segment_.split();

@@ -38,6 +38,7 @@ struct AuditCounts {
   std::uint64_t cells_used = 0;
   std::uint64_t lanes_active = 0;
   std::uint64_t queue_messages = 0;
+  std::uint64_t extents = 0;  // blocks in extent maps
 };
 
 struct AuditReport {
@@ -53,8 +54,8 @@ class ReferenceSource {
   /// Call `reference(handle)` for each reference in a queue; report what is wrong with the queues.
   virtual void visit(const Segment& segment, AuditReport& report,
                      const std::function<void(Handle)>& reference) const = 0;
-  /// Whether a cell with that aux (not at rest) holds its reference now.
-  virtual bool cell_holds(const Segment& segment, std::uint64_t aux) const = 0;
+  /// Whether a cell with that aux (not at rest) holds the reference in it now.
+  virtual bool cell_holds(const Segment& segment, Handle handle, std::uint64_t aux) const = 0;
   /// Whether queue `queue` names storage that begins at `unit`.
   virtual bool owns_storage(const Segment& segment, std::uint32_t unit) const = 0;
 };

@@ -121,7 +121,8 @@ inline constexpr std::uint64_t at_rest = 0;
 inline constexpr std::uint64_t push = 1;    // moving into a stream at a position
 inline constexpr std::uint64_t pop = 2;     // moving out of a stream from a position
 inline constexpr std::uint64_t kernel = 3;  // the kernel may write into the block
-inline constexpr std::uint64_t kind_max = 3;
+inline constexpr std::uint64_t extent = 4;  // moving into or out of an extent map at a position
+inline constexpr std::uint64_t kind_max = 4;
 
 constexpr std::uint64_t make(std::uint64_t kind, std::uint64_t queue, std::uint64_t era,
                              std::uint64_t position) noexcept {

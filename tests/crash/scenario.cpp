@@ -68,7 +68,7 @@ void check_recovered(Stage& stage, const Scenario& scenario, std::string_view po
   const auto& row = queue_row(segment, stage.stream.index);
   CHECK(pushed_messages(segment, row) == tail_expected(*stage.journal, point));
   CHECK(row.head == head_expected(scenario, *stage.journal, point));
-  check_live(stage, count_blocks_in_stream(segment, stage.stream), complaints);
+  check_live(stage, count_blocks_in_stream(segment, stage.stream) + count_blocks_in_maps(segment), complaints);
   scenario.check(stage, point);
   check_drained(*stage.lane, stage.stream, complaints);
   for (const auto& [reference, seed] : stage.kept) must(stage.lane->heap().release(reference));

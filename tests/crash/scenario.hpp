@@ -83,6 +83,7 @@ std::vector<Scenario> queue_scenarios();
 std::vector<Scenario> stream_scenarios();
 std::vector<Scenario> shared_scenarios();
 std::vector<Scenario> io_scenarios();
+std::vector<Scenario> extents_scenarios();
 std::vector<Scenario> recovery_scenarios();
 
 }  // namespace sluice::test

@@ -98,6 +98,12 @@ class Walk {
       if (state != QueueState::free) census_.faults.push_back(fmt::format("queue {}: half made", index));
       return;
     }
+    if (row.kind == static_cast<std::uint32_t>(QueueKind::extents)) {
+      const auto* slots = reinterpret_cast<const std::uint64_t*>(segment_.unit_address(row.first_unit));
+      for (std::uint64_t i = 0; i < row.capacity + row.capacity / 16; ++i)
+        if (slots[i] > 1) ++census_.references[slots[i]];
+      return;
+    }
     const auto tail = pushed_messages(segment_, row);
     for (auto position = row.head; position < tail; ++position) {
       const auto& message = message_slot(segment_, row, position);

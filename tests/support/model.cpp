@@ -1,9 +1,12 @@
 #include "tests/support/model.hpp"
 
 #include "ipc/audit.hpp"
+#include "ipc/extents.hpp"
 #include "tests/support/census.hpp"
 
 #include <fmt/format.h>
+
+#include <set>
 
 namespace sluice::test {
 
@@ -32,6 +35,18 @@ std::uint64_t count_blocks_in_stream(const Segment& segment, QueueId stream) {
   for (auto position = row.head; position < tail; ++position)
     if (message_slot(segment, row, position).handle != 0) ++count;
   return count;
+}
+
+std::uint64_t count_blocks_in_maps(const Segment& segment) {
+  std::set<std::uint64_t> blocks;
+  for (std::uint32_t index = 0; index < segment.header().queue_count; ++index) {
+    const auto& row = queue_row(segment, index);
+    if (queue_word::state(load(row.word, acquire)) != QueueState::ready) continue;
+    const auto map = sound_extents(segment, row);
+    for (std::uint64_t position = 0; map && position < map->count(); ++position)
+      if (map->at(position) > extent_zeroes) blocks.insert(map->at(position));
+  }
+  return blocks.size();
 }
 
 void check_live(Survivor& survivor, std::uint64_t blocks_elsewhere, Complaints& complaints) {

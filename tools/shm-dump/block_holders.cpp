@@ -31,6 +31,7 @@ ReferenceKind kind_of(std::uint64_t aux) noexcept {
     case cell_aux::push: return ReferenceKind::push;
     case cell_aux::pop: return ReferenceKind::pop;
     case cell_aux::kernel: return ReferenceKind::kernel;
+    case cell_aux::extent: return ReferenceKind::exchange;
     default: return ReferenceKind::invalid;
   }
 }
@@ -52,7 +53,7 @@ void read_lane(const Segment& segment, LaneId id, Handle handle, std::vector<Blo
     if (reference.has_queue()) {
       reference.queue = cell_aux::Queue::get(aux);
       reference.position = cell_aux::Position::get(aux);
-      reference.counts = moving_cell_holds(segment, aux);
+      reference.counts = moving_cell_holds(segment, handle, aux);
     }
     if (differs) {
       reference.counts = open.handle == handle;
@@ -68,13 +69,13 @@ std::vector<BlockReference> read_references(const Segment& segment, const BlockF
   if (!facts.handle) return references;
   for (LaneId id = 1; id < segment.lane_count(); ++id) read_lane(segment, id, facts.handle, references);
   for (const auto& queue : read_queue_table(segment))
-    visit_messages(segment, queue, [&](const QueuedBlock& block) {
+    visit_blocks(segment, queue, [&](const QueuedBlock& block) {
       if (block.handle != facts.handle.value) return;
-      references.push_back({.kind = ReferenceKind::message,
+      references.push_back({.kind = queue.is_map() ? ReferenceKind::extent : ReferenceKind::message,
                             .counts = true,
                             .queue = queue.index,
                             .position = block.position,
-                            .delivered = block.position < queue.delivered,
+                            .delivered = !queue.is_map() && block.position < queue.delivered,
                             .receive_ns = block.receive_ns});
     });
   if (facts.is_there() && (facts.flags & truth::flag_epoch) != 0)
@@ -216,9 +217,11 @@ std::string_view to_string(ReferenceKind kind) noexcept {
     case ReferenceKind::push: return "push";
     case ReferenceKind::pop: return "pop";
     case ReferenceKind::kernel: return "kernel";
+    case ReferenceKind::exchange: return "exchange";
     case ReferenceKind::clone: return "clone";
     case ReferenceKind::drop: return "drop";
     case ReferenceKind::message: return "message";
+    case ReferenceKind::extent: return "extent";
     case ReferenceKind::epoch: return "epoch";
     case ReferenceKind::invalid: break;
   }

@@ -23,10 +23,12 @@ enum class ReferenceKind : std::uint8_t {
   push,     // a cell on its way into a queue
   pop,      // a cell on its way out of one
   kernel,   // a cell whose block the kernel may write to
+  exchange, // a cell on its way into or out of an extent map
   clone,    // a cell that an open clone is to fill; the count has it already
   drop,     // a cell that an open drop is to empty; the count has it no more
   invalid,  // a cell of a kind that this build does not know
   message,  // in a queue
+  extent,   // in an extent map
   epoch,    // the block's own flag
 };
 
@@ -35,14 +37,17 @@ struct BlockReference {
   bool counts = false;         // it is one of those that the block's count is the number of
   std::uint64_t lane = 0;      // of the cell
   std::uint64_t cell = 0;      // in that lane's ledger
-  std::uint64_t queue = 0;     // message, push, pop: the queue's index
-  std::uint64_t position = 0;  // message, push, pop: in the queue; of a cell, the low 40 bits
+  std::uint64_t queue = 0;     // of all that have one: the queue's index
+  std::uint64_t position = 0;  // in the queue or map; of a cell, the low 40 bits
   bool delivered = false;      // message: a handler has been shown it
   std::uint64_t receive_ns = 0;
 
-  bool in_cell() const noexcept { return kind != ReferenceKind::message && kind != ReferenceKind::epoch; }
+  bool in_cell() const noexcept {
+    return kind != ReferenceKind::message && kind != ReferenceKind::extent && kind != ReferenceKind::epoch;
+  }
   bool has_queue() const noexcept {
-    return kind == ReferenceKind::message || kind == ReferenceKind::push || kind == ReferenceKind::pop;
+    return kind == ReferenceKind::message || kind == ReferenceKind::push || kind == ReferenceKind::pop ||
+           kind == ReferenceKind::extent || kind == ReferenceKind::exchange;
   }
   bool operator==(const BlockReference&) const noexcept = default;
 };

@@ -44,6 +44,7 @@ constexpr std::array named_counts = {
     NamedCount{"cells_used", &AuditCounts::cells_used},
     NamedCount{"lanes_active", &AuditCounts::lanes_active},
     NamedCount{"queue_messages", &AuditCounts::queue_messages},
+    NamedCount{"extents", &AuditCounts::extents},
 };
 static_assert(sizeof(AuditCounts) == named_counts.size() * sizeof(std::uint64_t), "every count is printed");
 

@@ -22,7 +22,7 @@ HolderIndex HolderIndex::read(const Segment& segment, const std::vector<QueueEnt
     }
   }
   for (const auto& queue : queues)
-    visit_messages(segment, queue, [&](const QueuedBlock& block) {
+    visit_blocks(segment, queue, [&](const QueuedBlock& block) {
       holders.push_back({block.handle, block.position, static_cast<std::uint32_t>(queue.index), true, 0});
     });
   std::ranges::stable_sort(holders, {}, &Holder::handle);
@@ -51,6 +51,7 @@ std::string_view moving_name(std::uint64_t aux_kind) noexcept {
     case cell_aux::push: return "push";
     case cell_aux::pop: return "pop";
     case cell_aux::kernel: return "kernel";
+    case cell_aux::extent: return "exchange";
     default: return "invalid";
   }
 }

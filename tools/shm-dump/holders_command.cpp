@@ -66,6 +66,8 @@ std::string describe_kind(const BlockReference& reference, const Surroundings& a
       return fmt::format("push to {} @{}", around.queue_name(reference.queue), reference.position);
     case ReferenceKind::pop:
       return fmt::format("pop from {} @{}", around.queue_name(reference.queue), reference.position);
+    case ReferenceKind::exchange:
+      return fmt::format("into or out of {} @{}", around.queue_name(reference.queue), reference.position);
     case ReferenceKind::message: return reference.delivered ? "message, delivered" : "message";
     default: return std::string(to_string(reference.kind));
   }

@@ -1,6 +1,6 @@
 #include "tools/shm-dump/queue_table.hpp"
 
-#include "ipc/queues.hpp"
+#include "ipc/extents.hpp"
 #include "tools/common/format.hpp"
 
 #include <fmt/format.h>
@@ -23,23 +23,32 @@ void read_positions(const QueueRow& row, QueueEntry& queue) noexcept {
   }
 }
 
-// Why the ring cannot be walked, or "".
+std::uint64_t slots_of(const QueueEntry& queue) noexcept {
+  return queue.is_map() ? queue.capacity + std::uint64_t{queue.capacity} / extent_group_pages : queue.capacity;
+}
+
+// Why its slots cannot be walked, or "". From the copy: the row may change under our hands.
 std::string find_fault(const Segment& segment, const QueueEntry& queue, std::uint32_t message_bytes) {
-  if (queue.kind != static_cast<std::uint32_t>(QueueKind::stream))
+  if (!queue.is_map() && queue.kind != static_cast<std::uint32_t>(QueueKind::stream))
     return fmt::format("kind {} is unknown to this build", queue.kind);
-  if (message_bytes != sizeof(Message))
-    return fmt::format("messages of {} bytes, expected {}", message_bytes, sizeof(Message));
-  if (queue.capacity > queue_capacity_max || !std::has_single_bit(queue.capacity))
+  const auto slot_bytes = queue.is_map() ? sizeof(std::uint64_t) : sizeof(Message);
+  if (message_bytes != slot_bytes)
+    return fmt::format("{} of {} bytes, expected {}", queue.is_map() ? "slots" : "messages", message_bytes,
+                       slot_bytes);
+  if (queue.is_map() && (queue.capacity == 0 || queue.capacity % extent_group_pages != 0))
+    return fmt::format("capacity {} is not a multiple of {}", queue.capacity, extent_group_pages);
+  if (!queue.is_map() && (queue.capacity > queue_capacity_max || !std::has_single_bit(queue.capacity)))
     return fmt::format("capacity {} is not a power of two up to {}", queue.capacity, queue_capacity_max);
   const auto units = segment.units_committed();
   if (queue.unit_count > units || queue.first_unit > units - queue.unit_count)
-    return fmt::format("its ring ends at unit {} of {}", std::uint64_t{queue.first_unit} + queue.unit_count,
+    return fmt::format("its storage ends at unit {} of {}", std::uint64_t{queue.first_unit} + queue.unit_count,
                        units);
-  if (std::uint64_t{queue.capacity} * sizeof(Message) > queue.unit_count * unit_bytes)
-    return fmt::format("{} messages do not fit into its {} units", queue.capacity, queue.unit_count);
+  if (slots_of(queue) * slot_bytes > queue.unit_count * unit_bytes)
+    return fmt::format("{} {} do not fit into its {} units", slots_of(queue),
+                       queue.is_map() ? "slots" : "messages", queue.unit_count);
   if (unit_word::state(load(segment.unit(queue.first_unit).word, acquire)) != UnitState::storage)
-    return fmt::format("unit {} is not a ring's storage", queue.first_unit);
-  if (queue.depth() > queue.capacity)
+    return fmt::format("unit {} is not a queue's storage", queue.first_unit);
+  if (!queue.is_map() && queue.depth() > queue.capacity)
     return fmt::format("tail {} is more than {} messages after head {}", queue.tail, queue.capacity,
                        queue.head);
   return "";
@@ -54,6 +63,14 @@ const QueueEntry* sharer_of_units(const std::vector<QueueEntry>& table, const Qu
            other.first_unit < std::uint64_t{queue.first_unit} + queue.unit_count;
   });
   return found == table.end() ? nullptr : &*found;
+}
+
+// From the checked copy, as messages are.
+void visit_extents(const Segment& segment, const QueueEntry& queue,
+                   const std::function<void(const QueuedBlock&)>& visit) {
+  const auto* slots = reinterpret_cast<const std::uint64_t*>(segment.unit_address(queue.first_unit));
+  for (std::uint64_t i = 0; i < slots_of(queue); ++i)
+    if (const QueuedBlock block{i, load(slots[i], acquire), 0}; block.handle > extent_zeroes) visit(block);
 }
 
 }  // namespace
@@ -78,11 +95,13 @@ std::vector<QueueEntry> read_queue_table(const Segment& segment) {
       queue.consumer = load(row.consumer, relaxed);
       queue.bytes_in = load(row.bytes_in, relaxed);
       queue.redelivered = load(row.redelivered, relaxed);
+      queue.writer = load(row.writer, relaxed);
       queue.closed = load(row.closed, relaxed) != 0;
       read_positions(row, queue);
       queue.broken = find_fault(segment, queue, load(row.message_bytes, relaxed));
       if (const auto* other = sharer_of_units(table, queue); queue.broken.empty() && other != nullptr)
         queue.broken = fmt::format("its units are those of queue {}", other->index);
+      if (queue.is_map()) visit_blocks(segment, queue, [&](const QueuedBlock&) { ++queue.extents; });
     } else if (queue.state > QueueState::ready) {
       queue.broken = "its state is unknown to this build";
     }
@@ -91,9 +110,10 @@ std::vector<QueueEntry> read_queue_table(const Segment& segment) {
   return table;
 }
 
-void visit_messages(const Segment& segment, const QueueEntry& queue,
-                    const std::function<void(const QueuedBlock&)>& visit) {
+void visit_blocks(const Segment& segment, const QueueEntry& queue,
+                  const std::function<void(const QueuedBlock&)>& visit) {
   if (queue.state != QueueState::ready || !queue.broken.empty()) return;
+  if (queue.is_map()) return visit_extents(segment, queue, visit);
   // From the checked copy: the row may change under our hands.
   const auto* ring = reinterpret_cast<const Message*>(segment.unit_address(queue.first_unit));
   const auto slot = [&](std::uint64_t position) -> const Message& {
@@ -124,6 +144,7 @@ std::string_view queue_kind_name(std::uint32_t kind) noexcept {
     case QueueKind::stream: return "stream";
     case QueueKind::work: return "work";
     case QueueKind::broadcast: return "broadcast";
+    case QueueKind::extents: return "extents";
   }
   return "invalid";
 }

@@ -18,7 +18,7 @@ struct QueueEntry {
   std::uint64_t era = 0;
   std::uint32_t kind = 0;  // QueueKind, unchecked
   std::string name;        // escaped
-  std::uint32_t capacity = 0;
+  std::uint32_t capacity = 0;  // messages; of a map pages
   std::uint32_t first_unit = 0;
   std::uint32_t unit_count = 0;
   std::uint64_t producer = 0;  // lane_claim
@@ -28,16 +28,19 @@ struct QueueEntry {
   std::uint64_t delivered = 0;
   std::uint64_t bytes_in = 0;
   std::uint64_t redelivered = 0;
+  std::uint64_t extents = 0;  // blocks in a map
+  std::uint64_t writer = 0;   // process_claim, of a map
   bool closed = false;
   std::string broken;  // why its messages cannot be read; empty: they can
 
-  std::uint64_t depth() const noexcept { return tail - head; }
+  bool is_map() const noexcept { return kind == static_cast<std::uint32_t>(QueueKind::extents); }
+  std::uint64_t depth() const noexcept { return is_map() ? extents : tail - head; }
 };
 
 /// The rows that are in use.
 std::vector<QueueEntry> read_queue_table(const Segment& segment);
 
-/// A message that carries a block.
+/// A message that carries a block, or a place of a map that holds one.
 struct QueuedBlock {
   std::uint64_t position = 0;
   std::uint64_t handle = 0;
@@ -45,8 +48,8 @@ struct QueuedBlock {
 };
 
 /// Call `visit` for each message that carries a block, from head to tail, and for the one at tail that its
-/// producer has published but not counted yet; none if the queue is broken.
-void visit_messages(const Segment& segment, const QueueEntry& queue,
+/// producer has published but not counted yet; of a map for each block in it; none if the queue is broken.
+void visit_blocks(const Segment& segment, const QueueEntry& queue,
                     const std::function<void(const QueuedBlock&)>& visit);
 
 std::string_view to_string(QueueState state) noexcept;

@@ -16,12 +16,21 @@ struct Ends {
   std::vector<ProcessEntry> processes;
 
   std::string describe(std::uint64_t claim) const { return describe_role(lanes, processes, claim); }
+  std::string producer_of(const QueueEntry& queue) const {
+    if (!queue.is_map()) return describe(queue.producer);
+    const auto row = process_claim::Row::get(queue.writer);
+    if (queue.writer == 0) return "-";
+    if (row >= processes.size()) return fmt::format("process row {}, which is none", row);
+    return processes[row].incarnation == process_claim::Incarnation::get(queue.writer)
+               ? process_name(processes[row])
+               : fmt::format("process row {} (an earlier holder of it)", row);
+  }
 };
 
 // "3/1024", or nothing where there is no ring yet.
 std::string depth_of(const QueueEntry& queue) {
   if (queue.state != QueueState::ready) return "";
-  return queue.depth() > queue.capacity ? fmt::format("?/{}", queue.capacity)
+  return queue.depth() > queue.capacity && !queue.is_map() ? fmt::format("?/{}", queue.capacity)
                                         : fmt::format("{}/{}", queue.depth(), queue.capacity);
 }
 
@@ -46,7 +55,7 @@ void print_text(const std::vector<QueueEntry>& queues, const Ends& ends) {
   for (const auto& queue : queues)
     table.add({queue.index, queue.name, std::string(queue_kind_name(queue.kind)), depth_of(queue), queue.head,
                queue.delivered, queue.tail, format_size(queue.bytes_in), queue.redelivered,
-               ends.describe(queue.producer), ends.describe(queue.consumer), state_of(queue)});
+               ends.producer_of(queue), queue.is_map() ? "" : ends.describe(queue.consumer), state_of(queue)});
   if (table.empty())
     fmt::print("no queues\n");
   else

@@ -23,7 +23,7 @@ Here cell_moves(std::uint64_t kind, bool holds) {
       const auto lane = lane_view(segment, id);
       for (std::uint32_t i = 0; i < lane.cell_count; ++i)
         if (cell_aux::Kind::get(lane.cells[i].aux) == kind && lane.cells[i].handle != 0 &&
-            moving_cell_holds(segment, lane.cells[i].aux) == holds)
+            moving_cell_holds(segment, {lane.cells[i].handle}, lane.cells[i].aux) == holds)
           return true;
     }
     return false;
