@@ -72,10 +72,10 @@ class Structures final : public ReferenceSource {
     const auto ring = is_map ? StreamRing{} : sound_ring(segment, row).value_or(StreamRing{});
     const auto map = is_map ? sound_extents(segment, row).value_or(ExtentSlots{}) : ExtentSlots{};
     if (ring.slots == nullptr && map.slots == nullptr)
-      return violation(report, key, "queue {}: capacity {}, slots of {} bytes in {} units at {}, of {} committed",
-                       index, load(row.capacity, relaxed), load(row.message_bytes, relaxed),
-                       load(row.unit_count, relaxed), load(row.first_unit, relaxed),
-                       segment.units_committed());
+      return violation(
+          report, key, "queue {}: capacity {}, slots of {} bytes in {} units at {}, of {} committed", index,
+          load(row.capacity, relaxed), load(row.message_bytes, relaxed), load(row.unit_count, relaxed),
+          load(row.first_unit, relaxed), segment.units_committed());
     const auto storage = is_map ? QueueStorage{map.first_unit, map.unit_count}
                                 : QueueStorage{ring.first_unit, ring.unit_count};
     if (unit_word::state(load(segment.unit(storage.first_unit).word, acquire)) != UnitState::storage ||
@@ -116,8 +116,8 @@ class Structures final : public ReferenceSource {
       const auto block = find_block(segment, {found});
       const auto expected = position < map.pages ? extent_page_bytes : extent_page_bytes * extent_group_pages;
       if (block && block->bytes != expected)
-        violation(report, key, "extents {}: position {} holds a block of {} bytes, expected {}", index, position,
-                  block->bytes, expected);
+        violation(report, key, "extents {}: position {} holds a block of {} bytes, expected {}", index,
+                  position, block->bytes, expected);
     }
   }
 

@@ -14,7 +14,8 @@ namespace {
 bool is_current(const Segment& segment, std::uint64_t claim) noexcept {
   const auto row = process_claim::Row::get(claim);
   if (row >= segment.header().process_count) return false;
-  const auto word = load(process_row(segment, row).word, acquire);  // X1 <- X2 (recover_process): its lanes are done
+  const auto word =
+      load(process_row(segment, row).word, acquire);  // X1 <- X2 (recover_process): its lanes are done
   return process_word::state(word) != ProcessState::free &&
          process_word::Incarnation::get(word) == process_claim::Incarnation::get(claim);
 }
@@ -23,9 +24,8 @@ bool is_current(const Segment& segment, std::uint64_t claim) noexcept {
 
 Expected<QueueId> create_extents(Lane& lane, std::string_view name, std::uint64_t pages) {
   if (pages == 0 || pages > extent_pages_max || pages % extent_group_pages != 0)
-    return fail(Status::bad_argument,
-                fmt::format("pages of {}: found {}, expected a multiple of {} up to {}", name, pages,
-                            extent_group_pages, extent_pages_max));
+    return fail(Status::bad_argument, fmt::format("pages of {}: found {}, expected a multiple of {} up to {}",
+                                                  name, pages, extent_group_pages, extent_pages_max));
   return create_queue(lane, name,
                       {.kind = QueueKind::extents,
                        .capacity = static_cast<std::uint32_t>(pages),
@@ -109,14 +109,15 @@ std::expected<Reference, Status> ExtentWriter::put(Lane& lane, std::uint64_t pos
   if (!block || block.cell >= heap.lane().cell_count ||
       load(heap.cell(block.cell).handle, relaxed) != block.handle.value)
     return std::unexpected(Status::stale);
-  if (load(slots_.slots[position], relaxed) == block.handle.value) return std::unexpected(Status::bad_argument);
+  if (load(slots_.slots[position], relaxed) == block.handle.value)
+    return std::unexpected(Status::bad_argument);
   const auto old = begin(lane, position);
   if (!old) return old;
   auto& cell = heap.cell(block.cell);
   store(cell.aux, aux(position), sluice::release);
   crash_point("extents.new.announced");  // recovery: the slot does not hold it, the cell does
   store(slots_.slots[position], block.handle.value, sluice::release);  // X3 -> X4 (at): the bytes precede it
-  crash_point("extents.put");  // recovery: the slot holds the new one, the other cell the old one
+  crash_point("extents.put.stored");  // recovery: the slot holds the new one, the other cell the old one
   store(cell.handle, 0, sluice::release);
   crash_point("extents.new.emptied");
   store(cell.aux, cell_aux::at_rest, sluice::release);
@@ -132,7 +133,7 @@ std::expected<Reference, Status> ExtentWriter::take(Lane& lane, std::uint64_t po
   const auto old = begin(lane, position);
   if (!old) return old;
   store(slots_.slots[position], leave, sluice::release);
-  crash_point("extents.taken");  // recovery: the cell holds it
+  crash_point("extents.take.stored");  // recovery: the cell holds it
   if (*old) store(lane.heap().cell(old->cell).aux, cell_aux::at_rest, sluice::release);
   return old;
 }

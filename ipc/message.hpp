@@ -14,6 +14,9 @@ enum class MessageKind : std::uint16_t {
   close = 3,    // a flow ends in order, after `position` bytes; no block
   abort = 4,    // a flow was cut off after `position` bytes (reset, or drained away); no block
   restart = 5,  // the producer was replaced: all flows below `flow` that have not ended never will; no block
+  write = 6,    // `length` bytes of device `flow`, at byte `position`: the very block that the device keeps
+  zeroes = 7,   // `length` bytes of device `flow`, from byte `position`, read as zeroes; no block
+  flush = 8,    // what came before of device `flow` is asked to be durable; no block
   user = 64,    // from here on the application's own
 };
 

@@ -61,12 +61,21 @@ struct alignas(128) QueueRow {
   std::uint64_t delivered;          // messages ever shown to a handler; at most those pushed
   std::uint64_t redelivered;        // messages shown again after a death
 
-  alignas(128) std::uint64_t writer;  // process_claim; of extents.  W: CAS.  R: who wants to be it
-  std::uint64_t reserved_kinds[63];   // work queues and broadcast
+  // Of extents; the change that is under way is told to a stream (extent_changes.hpp).
+  alignas(128) std::uint64_t writer;  // process_claim.  W: CAS.  R: who wants to be it
+  std::uint64_t
+      change_stream;  // the stream's place in the directory + 1, era:32 above; 0: none.  W: writer, once
+  std::uint64_t
+      change_sequence;  // 0, or 1 + the position in the stream of the message to come.  W: writer.  R: the next
+  std::uint64_t change_first;        // position in the map, of zeroes the first page.  W, R: as above
+  std::uint64_t change_pages;        // of zeroes
+  std::uint64_t change_handle;       // the block that is put in; 0: zeroes
+  std::uint64_t reserved_kinds[58];  // work queues and broadcast
 };
 static_assert(sizeof(QueueRow) == 1024);
 static_assert(offsetof(QueueRow, name) == 32 && offsetof(QueueRow, producer) == 128);
 static_assert(offsetof(QueueRow, tail) == 256 && offsetof(QueueRow, head) == 384);
+static_assert(offsetof(QueueRow, writer) == 512 && offsetof(QueueRow, change_handle) == 552);
 static_assert(std::is_trivially_copyable_v<QueueRow>);
 
 }  // namespace sluice

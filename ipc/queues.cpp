@@ -13,10 +13,6 @@ namespace sluice {
 
 namespace {
 
-std::string_view name_of(const QueueRow& row) noexcept {
-  return {row.name, strnlen(row.name, sizeof row.name)};
-}
-
 bool has_name(QueueState state) noexcept { return state == QueueState::named || state == QueueState::ready; }
 
 bool is_creation_of(std::uint64_t word, const LaneView& lane) noexcept {
@@ -35,7 +31,7 @@ void reset_row(QueueRow& row, const QueueShape& shape) noexcept {
   store(row.capacity, shape.capacity, relaxed);
   store(row.message_bytes, shape.slot_bytes, relaxed);
   for (auto* word : {&row.producer, &row.consumer, &row.tail, &row.bytes_in, &row.closed, &row.head,
-                     &row.delivered, &row.redelivered, &row.writer})
+                     &row.delivered, &row.redelivered, &row.writer, &row.change_stream, &row.change_sequence})
     store(*word, 0, relaxed);
 }
 
@@ -61,7 +57,7 @@ Expected<QueueId> create_in_row(Lane& lane, std::uint32_t index, std::uint64_t e
     if (other == index) continue;
     const auto& candidate = queue_row(segment, other);
     const auto state = queue_word::state(load(candidate.word, seq_cst));
-    if (!has_name(state) || name_of(candidate) != name) continue;
+    if (!has_name(state) || queue_name(candidate) != name) continue;
     return state == QueueState::ready
                ? withdraw(Status::exists, fmt::format("queue {}: it exists already", name))
                : withdraw(Status::busy, fmt::format("queue {}: another process is creating it", name));
@@ -84,6 +80,10 @@ Expected<QueueId> create_in_row(Lane& lane, std::uint32_t index, std::uint64_t e
 }
 
 }  // namespace
+
+std::string_view queue_name(const QueueRow& row) noexcept {
+  return {row.name, strnlen(row.name, sizeof row.name)};
+}
 
 QueueRow& queue_row(const Segment& segment, std::uint64_t index) noexcept {
   return *segment.at<QueueRow>(RegionKind::queues, index);
@@ -121,7 +121,7 @@ Expected<QueueId> find_queue(const Segment& segment, std::string_view name) {
   for (std::uint32_t index = 0; index < segment.header().queue_count; ++index) {
     const auto& row = queue_row(segment, index);
     const auto word = load(row.word, acquire);  // Q2 <- Q1 (create)
-    if (queue_word::state(word) == QueueState::ready && name_of(row) == name)
+    if (queue_word::state(word) == QueueState::ready && queue_name(row) == name)
       return QueueId{index, static_cast<std::uint32_t>(queue_word::Era::get(word))};
   }
   return fail(Status::not_found, fmt::format("{}: no queue named {}", segment.path(), name));
@@ -171,8 +171,8 @@ std::optional<QueueStorage> sound_storage(const Segment& segment, const QueueRow
   const std::uint64_t units = load(row.unit_count, relaxed);
   const auto committed = segment.units_committed();
   if (load(row.kind, relaxed) != static_cast<std::uint32_t>(shape.kind) ||
-      load(row.message_bytes, relaxed) != shape.slot_bytes || units > committed || first > committed - units ||
-      units * unit_bytes < shape.slots * shape.slot_bytes)
+      load(row.message_bytes, relaxed) != shape.slot_bytes || units > committed ||
+      first > committed - units || units * unit_bytes < shape.slots * shape.slot_bytes)
     return std::nullopt;
   return QueueStorage{first, units};
 }
@@ -180,8 +180,7 @@ std::optional<QueueStorage> sound_storage(const Segment& segment, const QueueRow
 std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row) noexcept {
   const auto capacity = load(row.capacity, relaxed);
   if (!std::has_single_bit(capacity) || capacity > queue_capacity_max) return std::nullopt;
-  const auto storage =
-      sound_storage(segment, row, {QueueKind::stream, capacity, capacity, sizeof(Message)});
+  const auto storage = sound_storage(segment, row, {QueueKind::stream, capacity, capacity, sizeof(Message)});
   if (!storage) return std::nullopt;
   return StreamRing{reinterpret_cast<Message*>(segment.unit_address(storage->first_unit)), capacity,
                     storage->first_unit, storage->unit_count};

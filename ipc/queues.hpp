@@ -18,13 +18,16 @@ struct QueueId {
   bool operator==(const QueueId&) const noexcept = default;
 };
 
+/// What it is called, as far as the row has one.
+std::string_view queue_name(const QueueRow& row) noexcept;
+
 QueueRow& queue_row(const Segment& segment, std::uint64_t index) noexcept;
 
 /// What a queue's storage is cut into.
 struct QueueShape {
   QueueKind kind = QueueKind::none;
-  std::uint32_t capacity = 0;     // as the row says it
-  std::uint64_t slots = 0;        // how many there are
+  std::uint32_t capacity = 0;  // as the row says it
+  std::uint64_t slots = 0;     // how many there are
   std::uint32_t slot_bytes = 0;
 };
 

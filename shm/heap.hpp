@@ -75,6 +75,11 @@ class Heap {
   /// source   docs/recovery.md#clone
   std::expected<Reference, Status> clone(Reference reference) noexcept;
 
+  /// The same by its handle alone, for who knows that another cell of this thread, or a structure that only this
+  /// thread changes, holds one.
+  /// errors  stale  its generation is over; no_cell, overflow
+  std::expected<Reference, Status> clone_of(Handle handle) noexcept;
+
   /// Allow lanes that hold no reference to the block to look it up by its handle, for as long as it lives. Do
   /// this before the handle is put where they find it.  errors  stale
   Status make_findable(Reference reference) noexcept;

@@ -32,6 +32,12 @@ std::expected<Reference, Status> Heap::clone(Reference reference) noexcept {
   return add_reference(held_word(reference.handle), reference.handle, false);
 }
 
+std::expected<Reference, Status> Heap::clone_of(Handle handle) noexcept {
+  const auto found = find_block(*lane_.segment, handle);
+  if (!found) return std::unexpected(found.error());
+  return add_reference(*found->word, handle, false);
+}
+
 std::expected<Reference, Status> Heap::look_up(Handle handle) noexcept {
   const auto found = find_block(*lane_.segment, handle);
   if (!found) return std::unexpected(found.error());

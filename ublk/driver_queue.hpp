@@ -20,6 +20,7 @@
 #include <span>
 
 #include <sys/types.h>
+#include <sys/uio.h>
 
 namespace sluice {
 
@@ -68,8 +69,26 @@ class DriverQueue {
   virtual ssize_t write_data(std::uint16_t tag, std::uint32_t offset,
                              std::span<const std::byte> from) noexcept = 0;
 
+  /// The same for several pieces of memory, in their order; not necessarily all of them.
+  virtual ssize_t read_pieces(std::uint16_t tag, std::uint32_t offset, std::span<const iovec> to) noexcept;
+  virtual ssize_t write_pieces(std::uint16_t tag, std::uint32_t offset, std::span<const iovec> from) noexcept;
+
   /// End a wait(), from any thread.
   virtual void wake() noexcept = 0;
 };
+
+inline std::span<std::byte> bytes_of(const iovec& piece) noexcept {
+  return {static_cast<std::byte*>(piece.iov_base), piece.iov_len};
+}
+
+inline ssize_t DriverQueue::read_pieces(std::uint16_t tag, std::uint32_t offset,
+                                        std::span<const iovec> to) noexcept {
+  return to.empty() ? 0 : read_data(tag, offset, bytes_of(to.front()));
+}
+
+inline ssize_t DriverQueue::write_pieces(std::uint16_t tag, std::uint32_t offset,
+                                         std::span<const iovec> from) noexcept {
+  return from.empty() ? 0 : write_data(tag, offset, bytes_of(from.front()));
+}
 
 }  // namespace sluice

@@ -15,8 +15,7 @@ namespace {
 
 using namespace ublk_abi;
 
-constexpr std::size_t zeroes_bytes = 64 * 1024;
-alignas(4096) constexpr std::array<std::byte, zeroes_bytes> zeroes{};
+alignas(4096) constexpr std::array<std::byte, zeroes_bytes> zero_pages{};
 
 void add(std::uint64_t& counter, std::uint64_t value) noexcept {
   store(counter, load(counter, relaxed) + value, relaxed);  // one writer
@@ -39,6 +38,8 @@ UblkCounters& UblkCounters::operator+=(const UblkCounters& other) noexcept {
   waits += other.waits;
   return *this;
 }
+
+std::span<const std::byte> zeroes() noexcept { return zero_pages; }
 
 // ---- Request ---------------------------------------------------------------------------------------------
 
@@ -72,10 +73,53 @@ int Request::give_data(std::uint32_t at, std::span<const std::byte> from) noexce
   return 0;
 }
 
+int Request::take_data(std::uint32_t at, std::span<const iovec> to) noexcept {
+  return in_pieces(
+      at, to, Operation::write,
+      [this](std::uint32_t from, auto pieces) { return queue_->driver_.read_pieces(tag_, from, pieces); },
+      [this](std::uint32_t from, const iovec& piece) { return take_data(from, bytes_of(piece)); });
+}
+
+int Request::give_data(std::uint32_t at, std::span<const iovec> from) noexcept {
+  return in_pieces(
+      at, from, Operation::read,
+      [this](std::uint32_t to, auto pieces) { return queue_->driver_.write_pieces(tag_, to, pieces); },
+      [this](std::uint32_t to, const iovec& piece) { return give_data(to, bytes_of(piece)); });
+}
+
+// With user copy all in one call, and the rest of a piece at which it stopped by itself; in copy mode each by itself.
+template <class All, class One>
+int Request::in_pieces(std::uint32_t at, std::span<const iovec> pieces, Operation wanted, All all,
+                       One one) noexcept {
+  std::size_t total = 0;
+  for (const iovec& piece : pieces) total += piece.iov_len;
+  if (const int error = queue_->move_data(*this, at, total, wanted); error != 0) return error;
+  while (!pieces.empty()) {
+    std::size_t moved = 0;
+    if (queue_->options_.data_path != DataPath::copy) {
+      const auto result = all(at, pieces);
+      if (result <= 0) return result == 0 ? EIO : static_cast<int>(-result);
+      moved = static_cast<std::size_t>(result);
+    }
+    while (!pieces.empty() && moved >= pieces.front().iov_len) {
+      moved -= pieces.front().iov_len;
+      at += static_cast<std::uint32_t>(pieces.front().iov_len);
+      pieces = pieces.subspan(1);
+    }
+    if (pieces.empty() || (moved == 0 && queue_->options_.data_path != DataPath::copy)) continue;
+    const iovec rest{static_cast<std::byte*>(pieces.front().iov_base) + moved,
+                     pieces.front().iov_len - moved};
+    if (const int error = one(at + static_cast<std::uint32_t>(moved), rest); error != 0) return error;
+    at += static_cast<std::uint32_t>(pieces.front().iov_len);
+    pieces = pieces.subspan(1);
+  }
+  return 0;
+}
+
 int Request::give_zeroes(std::uint32_t at, std::uint32_t count) noexcept {
   while (count != 0) {
     const auto part = std::min<std::uint32_t>(count, zeroes_bytes);
-    if (const int error = give_data(at, std::span(zeroes).first(part)); error != 0) return error;
+    if (const int error = give_data(at, zeroes().first(part)); error != 0) return error;
     at += part;
     count -= part;
   }
@@ -195,6 +239,7 @@ int UblkQueue::accept(Request& request) noexcept {
     return EINVAL;
   const std::uint64_t bytes = std::uint64_t{descriptor->sectors} * sector_bytes;
   if (bytes == 0 || bytes > (moves ? options_.io_bytes_max : std::uint64_t{~std::uint32_t{0}})) return EINVAL;
+  if ((descriptor->first_sector * sector_bytes | bytes) % geometry_.logical_block != 0) return EINVAL;
   request.offset_ = descriptor->first_sector * sector_bytes;
   request.bytes_ = static_cast<std::uint32_t>(bytes);
   return 0;

@@ -10,9 +10,15 @@
 #include <cstdint>
 #include <span>
 
+#include <sys/uio.h>
+
 namespace sluice {
 
 class UblkQueue;
+
+inline constexpr std::size_t zeroes_bytes = 64 * 1024;
+/// So many zeroes, page-aligned, for whoever gives them away.
+std::span<const std::byte> zeroes() noexcept;
 
 class Request {
  public:
@@ -34,8 +40,12 @@ class Request {
   /// returns  0, or an errno for finish(): EINVAL not a write, or beyond its bytes; EIO the kernel gave less
   int take_data(std::uint32_t at, std::span<std::byte> to) noexcept;
 
+  /// The same into several pieces of memory, in their order: still one copy, and with user copy one system call.
+  int take_data(std::uint32_t at, std::span<const iovec> to) noexcept;
+
   /// Copy memory of the target into a read, from byte `at` of it. The same rules.
   int give_data(std::uint32_t at, std::span<const std::byte> from) noexcept;
+  int give_data(std::uint32_t at, std::span<const iovec> from) noexcept;
   /// The same with zeroes.
   int give_zeroes(std::uint32_t at, std::uint32_t count) noexcept;
 
@@ -49,6 +59,9 @@ class Request {
 
  private:
   friend class UblkQueue;
+
+  template <class All, class One>
+  int in_pieces(std::uint32_t at, std::span<const iovec> pieces, Operation wanted, All all, One one) noexcept;
 
   UblkQueue* queue_ = nullptr;
   std::span<std::byte> buffer_;

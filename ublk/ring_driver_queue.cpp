@@ -117,6 +117,20 @@ ssize_t RingDriverQueue::write_data(std::uint16_t tag, std::uint32_t offset,
   return moved < 0 ? -errno : moved;
 }
 
+ssize_t RingDriverQueue::read_pieces(std::uint16_t tag, std::uint32_t offset,
+                                     std::span<const iovec> to) noexcept {
+  const auto moved = ::preadv(device_fd_, to.data(), static_cast<int>(to.size()),
+                              static_cast<off_t>(data_position(queue_, tag, offset)));
+  return moved < 0 ? -errno : moved;
+}
+
+ssize_t RingDriverQueue::write_pieces(std::uint16_t tag, std::uint32_t offset,
+                                      std::span<const iovec> from) noexcept {
+  const auto moved = ::pwritev(device_fd_, from.data(), static_cast<int>(from.size()),
+                               static_cast<off_t>(data_position(queue_, tag, offset)));
+  return moved < 0 ? -errno : moved;
+}
+
 void RingDriverQueue::wake() noexcept {
   const std::uint64_t one = 1;
   [[maybe_unused]] const auto ignored = ::write(waker_.get(), &one, sizeof one);  // full: it wakes anyway

@@ -34,6 +34,9 @@ class RingDriverQueue final : public DriverQueue {
   ssize_t read_data(std::uint16_t tag, std::uint32_t offset, std::span<std::byte> to) noexcept override;
   ssize_t write_data(std::uint16_t tag, std::uint32_t offset,
                      std::span<const std::byte> from) noexcept override;
+  ssize_t read_pieces(std::uint16_t tag, std::uint32_t offset, std::span<const iovec> to) noexcept override;
+  ssize_t write_pieces(std::uint16_t tag, std::uint32_t offset,
+                       std::span<const iovec> from) noexcept override;
   void wake() noexcept override;
 
  private:

@@ -69,7 +69,8 @@ void check_claimed(Stage& stage) {
   const auto writer = queue_row(segment, map.index).writer;
   if (writer == 0) return;
   const auto word = process_row(segment, process_claim::Row::get(writer)).word;
-  if (process_word::Incarnation::get(word) != process_claim::Incarnation::get(writer)) return;  // recovered already
+  if (process_word::Incarnation::get(word) != process_claim::Incarnation::get(writer))
+    return;  // recovered already
   CHECK(ExtentWriter::claim(segment, stage.session.membership(), map).error() == Status::busy);
 }
 

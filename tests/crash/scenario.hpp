@@ -46,6 +46,7 @@ struct Scenario {
   std::function<void(Stage&)> meanwhile = [](Stage&) {};       // after the death, before it is recovered
   std::function<void(Stage&, std::string_view point)> check = [](Stage&, std::string_view) {};
   std::uint64_t units = 12;
+  bool own_stream = true;     // its pushes go to the stage's stream
   bool acknowledges = false;  // its pops are part of acknowledge(): a death in the release follows the pop
 };
 
@@ -84,6 +85,7 @@ std::vector<Scenario> stream_scenarios();
 std::vector<Scenario> shared_scenarios();
 std::vector<Scenario> io_scenarios();
 std::vector<Scenario> extents_scenarios();
+std::vector<Scenario> extent_store_scenarios();
 std::vector<Scenario> recovery_scenarios();
 
 }  // namespace sluice::test

@@ -37,14 +37,18 @@ std::uint64_t count_blocks_in_stream(const Segment& segment, QueueId stream) {
   return count;
 }
 
-std::uint64_t count_blocks_in_maps(const Segment& segment) {
+std::uint64_t count_blocks_in_queues(const Segment& segment) {
   std::set<std::uint64_t> blocks;
   for (std::uint32_t index = 0; index < segment.header().queue_count; ++index) {
     const auto& row = queue_row(segment, index);
     if (queue_word::state(load(row.word, acquire)) != QueueState::ready) continue;
-    const auto map = sound_extents(segment, row);
-    for (std::uint64_t position = 0; map && position < map->count(); ++position)
-      if (map->at(position) > extent_zeroes) blocks.insert(map->at(position));
+    if (const auto map = sound_extents(segment, row)) {
+      for (std::uint64_t position = 0; position < map->count(); ++position)
+        if (map->at(position) > extent_zeroes) blocks.insert(map->at(position));
+    } else if (const auto ring = sound_ring(segment, row)) {
+      for (auto position = row.head; position < pushed_messages(*ring, row); ++position)
+        if (const auto handle = ring->at(position).handle; handle != 0) blocks.insert(handle);
+    }
   }
   return blocks.size();
 }

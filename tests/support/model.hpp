@@ -24,8 +24,8 @@ void check_nothing_left_to_recover(Session& session, Complaints& complaints);
 /// Messages in the stream that carry a block.
 std::uint64_t count_blocks_in_stream(const Segment& segment, QueueId stream);
 
-/// Blocks in extent maps, each once.
-std::uint64_t count_blocks_in_maps(const Segment& segment);
+/// Blocks in all streams and extent maps, each once.
+std::uint64_t count_blocks_in_queues(const Segment& segment);
 
 /// The survivor's blocks have their bytes; they and `blocks_elsewhere` others are all that is live.
 void check_live(Survivor& survivor, std::uint64_t blocks_elsewhere, Complaints& complaints);

@@ -106,6 +106,9 @@ Expected<void> FlowSink::handle(const Delivery& delivery) {
     case MessageKind::abort:
       return end(message.flow, Ending::aborted, message.position, delivery.redelivered);
     case MessageKind::restart: return abort_below(message.flow);
+    case MessageKind::write:
+    case MessageKind::zeroes:
+    case MessageKind::flush:
     case MessageKind::none:
     case MessageKind::user: break;
   }

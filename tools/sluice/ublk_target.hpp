@@ -2,6 +2,7 @@
 #pragma once
 
 #include "tools/common/command_line.hpp"
+#include "ublk/store_target.hpp"
 #include "ublk/target.hpp"
 
 #include <cstdint>
@@ -16,6 +17,7 @@ struct TargetFlags {
   std::string faults;  // a script, see fault_script.hpp
   std::uint64_t bytes = 0;
   bool read_only = false;
+  StoreTargetOptions store;
 };
 
 void add_target_options(CLI::App& command, TargetFlags& flags);
