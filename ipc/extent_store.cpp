@@ -111,12 +111,11 @@ Status ExtentStore::empty(Lane& lane, std::uint64_t first, std::uint64_t pages) 
   return Status::ok;
 }
 
-// A whole group: its own block first. The other way round its old bytes would show where a page had newer ones.
+// Each page by itself; the group's block goes when none of them shows it any more. Before, its old bytes would show
+// where a page had newer ones.
 Status ExtentStore::empty_in_group(Lane& lane, std::uint64_t first, std::uint64_t pages) noexcept {
   const auto& map = slots();
   const auto group = map.group_of(first);
-  if (pages == extent_group_pages)
-    if (const auto status = drop(lane, group, 0); status != Status::ok) return status;
   const auto leave = map.at(group) == 0 ? 0 : extent_zeroes;
   for (auto page = first; page < first + pages; ++page)
     if (const auto status = drop(lane, page, leave); status != Status::ok) return status;

@@ -2,7 +2,7 @@
 // told of every change.
 //
 //   write   put the block; of a group: drop its pages' own ones; of a page whose group has 16 now: drop the group's
-//   clear   of a whole group: take its block, then its pages'; else mark or empty each page
+//   clear   empty each page, or mark it if its group has a block; then as above
 //   told    sequence = 0 ; first, pages, handle ; sequence = tail + 1 ; write or clear ; push       one at a time
 //
 // Invariants
