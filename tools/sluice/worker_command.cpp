@@ -10,6 +10,7 @@
 #include "tools/common/json.hpp"
 #include "tools/sluice/child_side.hpp"
 #include "tools/sluice/commands.hpp"
+#include "tools/sluice/mirror.hpp"
 #include "tools/sluice/sink.hpp"
 
 #include <fmt/format.h>
@@ -36,6 +37,7 @@ struct WorkerFlags {
   std::string segment;
   std::string streams;
   std::string sink;
+  std::string mirror;
   bool count = false;
   std::string name = "worker";
   int ready_fd = -1;
@@ -52,13 +54,14 @@ struct FlowCounters {
 struct Service {
   std::string stream;
   std::optional<FlowSink> sink;
+  std::optional<Mirror> mirror;
   FlowCounters counted;  // without a sink
   WorkerReport served;
   std::optional<Error> error;
 
   Status handle(const Delivery& delivery) {
-    if (sink) {
-      if (auto done = sink->handle(delivery); !done) {
+    if (sink || mirror) {
+      if (auto done = sink ? sink->handle(delivery) : mirror->handle(delivery); !done) {
         error = std::move(done.error());
         return error->status;
       }
@@ -78,6 +81,7 @@ class WorkerProcess {
   Expected<void> prepare(const WorkerFlags& flags);
   Expected<void> serve(int ready_fd);
   void print_summary(const WorkerFlags& flags) const;
+  void print_mirror(const Service& service, bool json) const;
 
  private:
   void serve_stream(Service& service);
@@ -108,7 +112,11 @@ Expected<void> WorkerProcess::prepare(const WorkerFlags& flags) {
   for (auto& stream : split_names(flags.streams)) {
     if (auto found = find_queue(session_.segment(), stream); !found) return std::unexpected(found.error());
     Service service;
-    if (!flags.count) {
+    if (!flags.mirror.empty()) {
+      auto mirror = Mirror::open(session_.segment(), flags.mirror, stream);
+      if (!mirror) return std::unexpected(std::move(mirror.error()));
+      service.mirror = std::move(*mirror);
+    } else if (!flags.count) {
       auto sink = FlowSink::open(flags.sink, stream);
       if (!sink) return std::unexpected(sink.error());
       service.sink = std::move(*sink);
@@ -191,6 +199,23 @@ Expected<void> WorkerProcess::serve(int ready_fd) {
   return waited;
 }
 
+void WorkerProcess::print_mirror(const Service& service, bool json) const {
+  const auto& done = service.mirror->counters();
+  if (!json) {
+    fmt::print("{}: {} writes ({}), {} ranges of zeroes, {} flushes, {} redelivered\n", name_, done.writes,
+               format_size(done.bytes), done.zeroes, done.flushes, service.served.redelivered);
+    return;
+  }
+  auto document = json_document("sluice.worker.mirror/1");
+  document["name"] = name_;
+  document["writes"] = done.writes;
+  document["bytes"] = done.bytes;
+  document["zeroes"] = done.zeroes;
+  document["flushes"] = done.flushes;
+  document["redelivered"] = service.served.redelivered;
+  print_json(document);
+}
+
 void WorkerProcess::print_summary(const WorkerFlags& flags) const {
   WorkerReport total;
   FlowCounters ended;
@@ -202,6 +227,7 @@ void WorkerProcess::print_summary(const WorkerFlags& flags) const {
     ended.aborted += service.sink ? service.sink->counters().aborted : service.counted.aborted;
     ended.damaged += service.sink ? service.sink->counters().damaged : 0;
   }
+  if (services_.size() == 1 && services_.front().mirror) return print_mirror(services_.front(), flags.json);
   const bool supervised = flags.ready_fd >= 0;
   if (supervised && total.bytes == 0 && ended.closed + ended.aborted == 0) return;  // nothing to tell
   if (!flags.json) {
@@ -223,8 +249,11 @@ void WorkerProcess::print_summary(const WorkerFlags& flags) const {
 ExitCode run_worker_command(const WorkerFlags& flags) {
   std::signal(SIGPIPE, SIG_IGN);
   name_process(flags.name);
-  if (flags.sink.empty() != flags.count)
-    return report({Status::bad_argument, 0, "one of --sink and --count is needed, and not both"});
+  if ((flags.sink.empty() ? 0 : 1) + (flags.mirror.empty() ? 0 : 1) + (flags.count ? 1 : 0) != 1)
+    return report({Status::bad_argument, 0, "one of --sink, --mirror and --count is needed, and no more"});
+  if (!flags.mirror.empty() && split_names(flags.streams).size() != 1)
+    return report(
+        {Status::bad_argument, 0, "--mirror is the copy of one device: --streams must be its stream alone"});
   auto session = Session::open(flags.segment, flags.name);
   if (!session) return report(session.error());
   WorkerProcess worker(*session, flags.name);
@@ -243,6 +272,7 @@ void add_worker_command(CLI::App& app) {
   command->add_option("--streams", flags->streams, "Names of existing streams, with commas between")
       ->required();
   command->add_option("--sink", flags->sink, "Directory: each flow becomes a file of its own");
+  command->add_option("--mirror", flags->mirror, "File that becomes a copy of the device whose stream it is");
   command->add_flag("--count", flags->count, "Only count what comes");
   command->add_option("--name", flags->name, "Name in the process table")->capture_default_str();
   command->add_option("--ready-fd", flags->ready_fd, "Descriptor to write a line to, once it serves");

@@ -1,0 +1,57 @@
+// The mirror: what a device's stream tells, done again to a file, which so becomes the device's copy.
+//
+// Invariants
+//   1. A message is acknowledged after its effect is in the file, not before; done twice it changes nothing, because
+//      what came after it is done again too.
+//   2. A file that was there before the stream's first message is not touched.
+// Thread safety: one thread.
+#pragma once
+
+#include "runtime/unique_fd.hpp"
+#include "runtime/worker.hpp"
+
+#include <cstdint>
+#include <string>
+
+namespace sluice::tools {
+
+struct MirrorCounters {
+  std::uint64_t writes = 0;
+  std::uint64_t zeroes = 0;
+  std::uint64_t flushes = 0;
+  std::uint64_t bytes = 0;  // written
+};
+
+class Mirror {
+ public:
+  /// The file of a stream, created with the first message.
+  ///
+  /// errors  exists     the stream is new, and the file is not empty
+  ///         not_found  the stream's first messages were taken already, and there is no such file
+  ///         busy       another mirror has it
+  ///         bad_argument  not a file; permission, io_error
+  static Expected<Mirror> open(const Segment& segment, const std::string& path, std::string_view stream);
+
+  /// Do what the message says.
+  /// errors  corrupt  not a message of a device, or of another device than before; ends beyond the device
+  ///         exhausted, io_error  from the kernel; the message may be handed in again
+  Expected<void> handle(const Delivery& delivery);
+
+  const MirrorCounters& counters() const noexcept { return counters_; }
+
+ private:
+  Mirror(const Segment& segment, std::string path, UniqueFd file) noexcept;
+  Expected<void> begin(std::uint64_t device);
+  Expected<void> write(const Delivery& delivery);
+  Expected<void> zero(const Message& message);
+  std::unexpected<Error> failed(std::string_view what) const;
+
+  const Segment* segment_;
+  std::string path_;
+  UniqueFd file_;
+  std::uint64_t device_ = 0;
+  std::uint64_t device_bytes_ = 0;  // 0: no message came yet
+  MirrorCounters counters_;
+};
+
+}  // namespace sluice::tools
