@@ -29,7 +29,10 @@ using std::chrono::seconds;
 constexpr auto node_wait = seconds(5);
 // How long a dying server may take to be gone. The longer one is for what it had in flight.
 constexpr auto alive_wait = seconds(2);
-constexpr auto gone_wait = seconds(30);
+// The driver sees the end of a server by a tag that is not with it. If all were, it looks when a request has taken
+// longer than the block layer's time-out: 30 s, unless request_timeout_ms could be set.
+constexpr auto gone_wait = seconds(70);
+constexpr int request_timeout_ms = 2000;  // of a server that lives the driver only begins the time anew
 constexpr auto retry_interval = milliseconds(20);
 // How long queues get to see that their device has stopped before they are ended all the same.
 constexpr auto queue_end_wait = seconds(5);
@@ -123,6 +126,7 @@ Expected<std::unique_ptr<UblkServer>> UblkServer::add(const UblkOptions& options
   if (came) came = server->start_queues(options.lock_memory);
   if (came) came = server->control_.start(server->info_.device_id);
   if (!came) return std::unexpected(first_of(std::move(came.error()), server->shut_down()));
+  server->shorten_request_timeout();
   return server;
 }
 
@@ -185,6 +189,7 @@ Expected<std::unique_ptr<UblkServer>> UblkServer::recover(
   if (came) came = server->control_.end_recovery(id);
   if (!came) return std::unexpected(first_of(std::move(came.error()), server->shut_down()));
   server->exists_ = true;
+  server->shorten_request_timeout();
   if (auto now = server->control_.info(id)) server->info_ = *now;
   return server;
 }
@@ -245,14 +250,21 @@ Expected<void> UblkServer::start_recovery() {
   const auto give_up = Clock::now() + gone_wait;
   for (;;) {
     auto started = control_.start_recovery(id);
-    if (!started && started.error().errno_value == EINVAL)
-      return fail(Status::bad_argument,
-                  fmt::format("ublk device {}: its last recovery was cut short, it can only be deleted", id),
-                  EINVAL);
+    // A recovery was begun before, and killed while no queue had its tags: the device waits for them.
+    if (!started && started.error().errno_value == EINVAL) return {};
     // The driver is still taking back what the old server had.
     if (started || started.error().status != Status::busy || Clock::now() > give_up) return started;
     std::this_thread::sleep_for(retry_interval);
   }
+}
+
+// How soon the driver sees that a server has died with all tags. Of no use to one that lives, so no error if it cannot be.
+void UblkServer::shorten_request_timeout() const {
+  const UniqueFd file(::open(fmt::format("/sys/block/ublkb{}/queue/io_timeout", info_.device_id).c_str(),
+                             O_WRONLY | O_CLOEXEC));
+  const auto text = fmt::to_string(request_timeout_ms);
+  if (file) [[maybe_unused]]
+    const auto written = ::write(file.get(), text.data(), text.size());
 }
 
 Expected<void> UblkServer::open_character_device() {

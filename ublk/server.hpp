@@ -90,6 +90,7 @@ class UblkServer {
   Expected<void> await_old_server() const;
   Expected<void> check_target();
   Expected<void> start_recovery();
+  void shorten_request_timeout() const;
   Expected<void> open_character_device();
   Expected<void> start_queues(bool lock_memory);
   Expected<void> first_failure() const;
