@@ -18,7 +18,10 @@ insmod /modules/ublk_drv.ko || end 17
 insmod /modules/virtio_blk.ko || end 18
 KERNEL_SELF_TEST="$(cat /kernel/self_test)"
 export KERNEL_SUITE=/kernel KERNEL_WORK=/mnt/work KERNEL_SELF_TEST
-mkfs.ext4 -q -F /dev/vda && mount /dev/vda /mnt && mkdir /mnt/work || end 19
+case "$(cat /proc/cmdline)" in *sluice.boot=second*) KERNEL_BOOT=second ;; *) KERNEL_BOOT=first ;; esac
+export KERNEL_BOOT KERNEL_KEPT=/mnt/kept
+if [ "$KERNEL_BOOT" = first ]; then mkfs.ext4 -q -F /dev/vda || end 19; fi
+mount /dev/vda /mnt && mkdir -p /mnt/work /mnt/kept || end 19
 if [ "$KERNEL_SELF_TEST" = yes ]; then echo "<3>planted: WARNING: not of the kernel" >/dev/kmsg; fi
 # shellcheck disable=SC2046  # words are wanted
 if sh /kernel/suite.sh $(cat /kernel/chosen); then end 16; else end 20; fi

@@ -1,6 +1,7 @@
 #!/bin/sh
 # usage: suite.sh [PART-OF-A-NAME…]   all cases, or those whose names have one of the parts; in POSIX sh, for busybox
-# env: KERNEL_SUITE, this directory; KERNEL_WORK, a directory on ext4 with room; KERNEL_SELF_TEST, yes or no
+# env: KERNEL_SUITE, this directory; KERNEL_WORK, a directory on ext4 with room; KERNEL_SELF_TEST, yes or no;
+#      KERNEL_BOOT, first, second, or only for a machine that is not restarted; KERNEL_KEPT, what the second boot finds
 #
 # Each case is a function case_NAME of a file in cases/, run in a shell of its own. It fails when a command that it does
 # not look at fails, when it calls `flunk`, takes too long, or leaves a device or a process behind.
@@ -30,6 +31,11 @@ run_one() {  # run_one FILE NAME
 chosen() {  # chosen NAME PART…
   name="$1"
   shift
+  case "$KERNEL_BOOT $name" in
+    "only reboot_"*) echo "not here: $name: this machine is not restarted" && return 1 ;;
+    "second reboot_second_"* | "first reboot_first_"*) ;;
+    "second "* | *" reboot_"*) return 1 ;;
+  esac
   [ "$#" -gt 0 ] || return 0
   for part in "$@"; do
     case "$name" in *"$part"*) return 0 ;; esac

@@ -227,3 +227,35 @@ case_store_back_pressure() {
   stop
   mirrored
 }
+
+# Two boots of one machine, its disk kept: content in a segment on ext4, left by a clean stop and by a killed server.
+case_reboot_first_store() {
+  segment 128MiB "$KERNEL_KEPT"
+  store add --size 32MiB --publish changes
+  dd if=/dev/urandom of="$KERNEL_KEPT/data" bs=1M count=8 2>/dev/null
+  dd if="$KERNEL_KEPT/data" of="$device" bs=1M seek=4 oflag=direct conv=fsync 2>/dev/null
+  stop
+  sound
+  mkdir "$KERNEL_KEPT/killed"
+  segment 128MiB "$KERNEL_KEPT/killed"
+  store add --size 32MiB
+  dd if="$KERNEL_KEPT/data" of="$device" bs=1M seek=4 oflag=direct conv=fsync 2>/dev/null
+  crash
+  sluice ublk delete "$id"
+}
+
+case_reboot_second_store() {
+  segment="$KERNEL_KEPT/segment"
+  sound
+  store add --publish changes
+  dd if="$device" bs=1M skip=4 count=8 iflag=direct 2>/dev/null | cmp - "$KERNEL_KEPT/data"
+  stop
+  # What the stream still had goes into a mirror that begins only now.
+  mirror
+  mirrored
+  segment="$KERNEL_KEPT/killed/segment"
+  store add
+  dd if="$device" bs=1M skip=4 count=8 iflag=direct 2>/dev/null | cmp - "$KERNEL_KEPT/data"
+  stop
+  sound
+}
