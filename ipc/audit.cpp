@@ -102,6 +102,9 @@ class Structures final : public ReferenceSource {
         claim != 0 && process_claim::Row::get(claim) >= segment.header().process_count)
       violation(report, key, "extents {}: written by process row {}, expected below {}", index,
                 process_claim::Row::get(claim), segment.header().process_count);
+    if (const auto told = load(row.change_stream, relaxed) & 0xffffffff; told > segment.header().queue_count)
+      violation(report, key, "extents {}: told to queue {}, expected below {}", index, told - 1,
+                segment.header().queue_count);
     for (std::uint64_t position = 0; position < map.count(); ++position) {
       const auto found = map.at(position);
       if (found == 0) continue;

@@ -19,17 +19,17 @@ namespace sluice::tools {
 
 /// What holds the block, or only names it.
 enum class ReferenceKind : std::uint8_t {
-  cell,     // a ledger's cell, at rest
-  push,     // a cell on its way into a queue
-  pop,      // a cell on its way out of one
-  kernel,   // a cell whose block the kernel may write to
-  exchange, // a cell on its way into or out of an extent map
-  clone,    // a cell that an open clone is to fill; the count has it already
-  drop,     // a cell that an open drop is to empty; the count has it no more
-  invalid,  // a cell of a kind that this build does not know
-  message,  // in a queue
-  extent,   // in an extent map
-  epoch,    // the block's own flag
+  cell,      // a ledger's cell, at rest
+  push,      // a cell on its way into a queue
+  pop,       // a cell on its way out of one
+  kernel,    // a cell whose block the kernel may write to
+  exchange,  // a cell on its way into or out of an extent map
+  clone,     // a cell that an open clone is to fill; the count has it already
+  drop,      // a cell that an open drop is to empty; the count has it no more
+  invalid,   // a cell of a kind that this build does not know
+  message,   // in a queue
+  extent,    // in an extent map
+  epoch,     // the block's own flag
 };
 
 struct BlockReference {

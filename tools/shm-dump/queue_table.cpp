@@ -24,7 +24,8 @@ void read_positions(const QueueRow& row, QueueEntry& queue) noexcept {
 }
 
 std::uint64_t slots_of(const QueueEntry& queue) noexcept {
-  return queue.is_map() ? queue.capacity + std::uint64_t{queue.capacity} / extent_group_pages : queue.capacity;
+  return queue.is_map() ? queue.capacity + std::uint64_t{queue.capacity} / extent_group_pages
+                        : queue.capacity;
 }
 
 // Why its slots cannot be walked, or "". From the copy: the row may change under our hands.
@@ -41,8 +42,8 @@ std::string find_fault(const Segment& segment, const QueueEntry& queue, std::uin
     return fmt::format("capacity {} is not a power of two up to {}", queue.capacity, queue_capacity_max);
   const auto units = segment.units_committed();
   if (queue.unit_count > units || queue.first_unit > units - queue.unit_count)
-    return fmt::format("its storage ends at unit {} of {}", std::uint64_t{queue.first_unit} + queue.unit_count,
-                       units);
+    return fmt::format("its storage ends at unit {} of {}",
+                       std::uint64_t{queue.first_unit} + queue.unit_count, units);
   if (slots_of(queue) * slot_bytes > queue.unit_count * unit_bytes)
     return fmt::format("{} {} do not fit into its {} units", slots_of(queue),
                        queue.is_map() ? "slots" : "messages", queue.unit_count);
@@ -96,6 +97,7 @@ std::vector<QueueEntry> read_queue_table(const Segment& segment) {
       queue.bytes_in = load(row.bytes_in, relaxed);
       queue.redelivered = load(row.redelivered, relaxed);
       queue.writer = load(row.writer, relaxed);
+      queue.told = load(row.change_stream, relaxed) & 0xffffffff;
       queue.closed = load(row.closed, relaxed) != 0;
       read_positions(row, queue);
       queue.broken = find_fault(segment, queue, load(row.message_bytes, relaxed));

@@ -16,8 +16,8 @@ struct QueueEntry {
   std::uint64_t index = 0;
   QueueState state = QueueState::free;
   std::uint64_t era = 0;
-  std::uint32_t kind = 0;  // QueueKind, unchecked
-  std::string name;        // escaped
+  std::uint32_t kind = 0;      // QueueKind, unchecked
+  std::string name;            // escaped
   std::uint32_t capacity = 0;  // messages; of a map pages
   std::uint32_t first_unit = 0;
   std::uint32_t unit_count = 0;
@@ -30,6 +30,7 @@ struct QueueEntry {
   std::uint64_t redelivered = 0;
   std::uint64_t extents = 0;  // blocks in a map
   std::uint64_t writer = 0;   // process_claim, of a map
+  std::uint64_t told = 0;     // row + 1 of the stream that a map's changes are told to; 0: none
   bool closed = false;
   std::string broken;  // why its messages cannot be read; empty: they can
 
@@ -50,7 +51,7 @@ struct QueuedBlock {
 /// Call `visit` for each message that carries a block, from head to tail, and for the one at tail that its
 /// producer has published but not counted yet; of a map for each block in it; none if the queue is broken.
 void visit_blocks(const Segment& segment, const QueueEntry& queue,
-                    const std::function<void(const QueuedBlock&)>& visit);
+                  const std::function<void(const QueuedBlock&)>& visit);
 
 std::string_view to_string(QueueState state) noexcept;
 std::string_view queue_kind_name(std::uint32_t kind) noexcept;

@@ -16,6 +16,10 @@ struct Ends {
   std::vector<ProcessEntry> processes;
 
   std::string describe(std::uint64_t claim) const { return describe_role(lanes, processes, claim); }
+  std::string consumer_of(const QueueEntry& queue) const {
+    if (!queue.is_map()) return describe(queue.consumer);
+    return queue.told == 0 ? "" : fmt::format("told to queue {}", queue.told - 1);
+  }
   std::string producer_of(const QueueEntry& queue) const {
     if (!queue.is_map()) return describe(queue.producer);
     const auto row = process_claim::Row::get(queue.writer);
@@ -30,8 +34,9 @@ struct Ends {
 // "3/1024", or nothing where there is no ring yet.
 std::string depth_of(const QueueEntry& queue) {
   if (queue.state != QueueState::ready) return "";
-  return queue.depth() > queue.capacity && !queue.is_map() ? fmt::format("?/{}", queue.capacity)
-                                        : fmt::format("{}/{}", queue.depth(), queue.capacity);
+  return queue.depth() > queue.capacity && !queue.is_map()
+             ? fmt::format("?/{}", queue.capacity)
+             : fmt::format("{}/{}", queue.depth(), queue.capacity);
 }
 
 TableCell state_of(const QueueEntry& queue) {
@@ -55,7 +60,7 @@ void print_text(const std::vector<QueueEntry>& queues, const Ends& ends) {
   for (const auto& queue : queues)
     table.add({queue.index, queue.name, std::string(queue_kind_name(queue.kind)), depth_of(queue), queue.head,
                queue.delivered, queue.tail, format_size(queue.bytes_in), queue.redelivered,
-               ends.producer_of(queue), queue.is_map() ? "" : ends.describe(queue.consumer), state_of(queue)});
+               ends.producer_of(queue), ends.consumer_of(queue), state_of(queue)});
   if (table.empty())
     fmt::print("no queues\n");
   else
@@ -87,7 +92,9 @@ Json to_json(const QueueEntry& queue, const Ends& ends) {
           {"first_unit", queue.first_unit},
           {"units", queue.unit_count},
           {"producer", role_json(queue.producer, ends)},
-          {"consumer", role_json(queue.consumer, ends)}};
+          {"consumer", role_json(queue.consumer, ends)},
+          {"writer", queue.writer == 0 ? Json(nullptr) : Json(ends.producer_of(queue))},
+          {"told_to", queue.told == 0 ? Json(nullptr) : Json(queue.told - 1)}};
 }
 
 }  // namespace

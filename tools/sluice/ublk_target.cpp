@@ -73,12 +73,14 @@ void add_target_options(CLI::App& command, TargetFlags& flags) {
   command
       .add_option("--publish-policy", flags.store.policy,
                   "While that stream is full: block, writes wait; fail, they fail [block]")
+      ->needs("--publish")
       ->transform(CLI::Transformer(std::map<std::string, PublishPolicy>{{"block", PublishPolicy::block},
                                                                         {"fail", PublishPolicy::fail}}))
       ->type_name("POLICY");
   command
       .add_option("--queue-capacity", flags.store.stream_capacity,
                   "Messages in that stream, if it is created")
+      ->needs("--publish")
       ->capture_default_str();
   command.add_flag("--read-only", flags.read_only, "file: never written to");
   command.add_option("--faults", flags.faults,
