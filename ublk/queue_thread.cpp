@@ -56,7 +56,6 @@ Expected<void> UblkServer::QueueThread::work() {
   auto queue = UblkQueue::open(**driver, target_, options_.queue);
   if (!queue) return std::unexpected(std::move(queue.error()));
   if (auto fetched = (*queue)->fetch_all(); !fetched) return fetched;
-  if (auto mapped = (*driver)->map_descriptors(options_.queue.depth); !mapped) return mapped;
   {
     const std::lock_guard lock(mutex_);
     queue_ = queue->get();

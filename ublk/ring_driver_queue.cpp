@@ -25,30 +25,26 @@ constexpr std::uint64_t user_data(DriverEvent::Kind kind, std::uint32_t number) 
 
 Expected<std::unique_ptr<RingDriverQueue>> RingDriverQueue::open(int device_fd, std::uint16_t queue,
                                                                  std::uint16_t depth, bool encoded) {
+  auto descriptors = DescriptorMap::open(device_fd, queue, depth);
+  if (!descriptors) return std::unexpected(std::move(descriptors.error()));
   UniqueFd waker(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!waker) return fail_errno("eventfd");
   // Between two waits a tag prepares at most its commit and one entry of the target; and the waker's.
   const auto entries = std::bit_ceil(2U * depth + 2);
   auto ring = Ring::open(entries, 2 * entries);
   if (!ring) return std::unexpected(std::move(ring.error()));
-  return std::unique_ptr<RingDriverQueue>(
-      new RingDriverQueue(device_fd, queue, encoded, std::move(*ring), std::move(waker)));
+  return std::unique_ptr<RingDriverQueue>(new RingDriverQueue(
+      device_fd, queue, encoded, std::move(*descriptors), std::move(*ring), std::move(waker)));
 }
 
-RingDriverQueue::RingDriverQueue(int device_fd, std::uint16_t queue, bool encoded, std::unique_ptr<Ring> ring,
-                                 UniqueFd waker) noexcept
+RingDriverQueue::RingDriverQueue(int device_fd, std::uint16_t queue, bool encoded, DescriptorMap descriptors,
+                                 std::unique_ptr<Ring> ring, UniqueFd waker) noexcept
     : device_fd_(device_fd),
       queue_(queue),
       encoded_(encoded),
+      descriptors_(std::move(descriptors)),
       waker_(std::move(waker)),
       ring_(std::move(ring)) {}
-
-Expected<void> RingDriverQueue::map_descriptors(std::uint16_t depth) {
-  auto mapped = DescriptorMap::open(device_fd_, queue_, depth);
-  if (!mapped) return std::unexpected(std::move(mapped.error()));
-  descriptors_.emplace(std::move(*mapped));
-  return {};
-}
 
 bool RingDriverQueue::command(Data command, std::uint16_t tag, std::int32_t result,
                               std::uint64_t address) noexcept {

@@ -22,12 +22,6 @@ class RingDriverQueue final : public DriverQueue {
   static Expected<std::unique_ptr<RingDriverQueue>> open(int device_fd, std::uint16_t queue,
                                                          std::uint16_t depth, bool encoded);
 
-  /// Before the first request can come, and after every tag was fetched: the driver lets only one process map a
-  /// device's descriptors between two starts of recovery, and the next start is refused while no queue has all its
-  /// tags. So a recovery that is killed at any moment can be begun again.
-  /// errors  those of DescriptorMap::open
-  Expected<void> map_descriptors(std::uint16_t depth);
-
   bool fetch(std::uint16_t tag, std::uint64_t address) noexcept override;
   bool commit(std::uint16_t tag, std::int32_t result, std::uint64_t address) noexcept override;
   io_uring_sqe* prepare(std::uint32_t cookie) noexcept override;
@@ -35,7 +29,7 @@ class RingDriverQueue final : public DriverQueue {
   int errno_value() const noexcept override { return ring_->errno_value(); }
   std::span<const DriverEvent> events() noexcept override;
   std::optional<ublk_abi::Descriptor> descriptor(std::uint16_t tag) const noexcept override {
-    return descriptors_ ? descriptors_->read(tag) : std::nullopt;
+    return descriptors_.read(tag);
   }
   ssize_t read_data(std::uint16_t tag, std::uint32_t offset, std::span<std::byte> to) noexcept override;
   ssize_t write_data(std::uint16_t tag, std::uint32_t offset,
@@ -48,8 +42,8 @@ class RingDriverQueue final : public DriverQueue {
  private:
   static constexpr std::size_t batch_max = 256;
 
-  RingDriverQueue(int device_fd, std::uint16_t queue, bool encoded, std::unique_ptr<Ring> ring,
-                  UniqueFd waker) noexcept;
+  RingDriverQueue(int device_fd, std::uint16_t queue, bool encoded, DescriptorMap descriptors,
+                  std::unique_ptr<Ring> ring, UniqueFd waker) noexcept;
   bool command(ublk_abi::Data command, std::uint16_t tag, std::int32_t result,
                std::uint64_t address) noexcept;
   void arm_waker() noexcept;
@@ -57,7 +51,7 @@ class RingDriverQueue final : public DriverQueue {
   int device_fd_;
   std::uint16_t queue_;
   bool encoded_;
-  std::optional<DescriptorMap> descriptors_;  // before the ring: closed after it
+  DescriptorMap descriptors_;  // before the ring: closed after it
   UniqueFd waker_;
   std::unique_ptr<Ring> ring_;
   bool waker_armed_ = false;

@@ -250,8 +250,10 @@ Expected<void> UblkServer::start_recovery() {
   const auto give_up = Clock::now() + gone_wait;
   for (;;) {
     auto started = control_.start_recovery(id);
-    // A recovery was begun before, and killed while no queue had its tags: the device waits for them.
-    if (!started && started.error().errno_value == EINVAL) return {};
+    if (!started && started.error().errno_value == EINVAL)
+      return fail(Status::bad_argument,
+                  fmt::format("ublk device {}: its last recovery was cut short, it can only be deleted", id),
+                  EINVAL);
     // The driver is still taking back what the old server had.
     if (started || started.error().status != Status::busy || Clock::now() > give_up) return started;
     std::this_thread::sleep_for(retry_interval);
