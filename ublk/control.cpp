@@ -7,9 +7,12 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <system_error>
+#include <thread>
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -18,6 +21,9 @@ namespace sluice {
 namespace {
 
 using namespace ublk_abi;
+
+// Longer than what is done with the lock may take: a node to appear, a dead server to be gone.
+constexpr auto lock_wait = std::chrono::seconds(60);
 
 std::string kernel_release() {
   utsname names{};
@@ -42,16 +48,22 @@ std::unexpected<Error> no_driver(const std::string& node) {
 
 }  // namespace
 
-bool ublk_server_runs(const DeviceInfo& info) {
-  if (info.server_pid <= 0) return false;
-  // "pid (name) state …", and the name may have anything in it.
+std::optional<pid_t> ublk_server_parent(const DeviceInfo& info) {
+  if (info.server_pid <= 0) return std::nullopt;
+  // "pid (name) state parent …", and the name may have anything in it.
   std::ifstream file(fmt::format("/proc/{}/stat", info.server_pid));
   std::string stat;
   std::getline(file, stat);
   const auto name_end = stat.rfind(')');
-  return name_end != std::string::npos && name_end + 2 < stat.size() && stat[name_end + 2] != 'Z' &&
-         stat[name_end + 2] != 'X';
+  if (name_end == std::string::npos) return std::nullopt;
+  char state = 'X';
+  pid_t parent = 0;
+  std::istringstream(stat.substr(name_end + 1)) >> state >> parent;
+  if (state == 'Z' || state == 'X') return std::nullopt;
+  return parent;
 }
+
+bool ublk_server_runs(const DeviceInfo& info) { return ublk_server_parent(info).has_value(); }
 
 std::string_view ublk_state_name(std::uint16_t state) noexcept {
   switch (state) {
@@ -200,6 +212,21 @@ Expected<void> UblkControl::start_recovery(std::uint32_t id) {
 
 Expected<void> UblkControl::end_recovery(std::uint32_t id) {
   return run_on(id, Control::end_recovery, "end recovery", {.data = static_cast<std::uint64_t>(::getpid())});
+}
+
+UblkControl::Lock::~Lock() {
+  if (fd_ >= 0) ::flock(fd_, LOCK_UN);
+}
+
+Expected<UblkControl::Lock> UblkControl::lock() const {
+  const auto give_up = std::chrono::steady_clock::now() + lock_wait;
+  while (::flock(node_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return fail_errno("flock /dev/ublk-control");
+    if (std::chrono::steady_clock::now() > give_up)
+      return fail(Status::busy, "/dev/ublk-control: another process has it locked", EBUSY);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return Lock(node_.get());
 }
 
 std::vector<std::uint32_t> UblkControl::ids() {

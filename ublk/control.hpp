@@ -11,10 +11,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <sched.h>
+#include <sys/types.h>
 
 namespace sluice {
 
@@ -52,6 +55,23 @@ class UblkControl {
   /// The new server has fetched every tag: requests go on.
   Expected<void> end_recovery(std::uint32_t id);
 
+  /// Held by who makes a device until its character device is open, and by who takes one over or clears one away: what
+  /// lies between two of those commands looks like something that a dead server has left.
+  class Lock {
+   public:
+    explicit Lock(int fd) noexcept : fd_(fd) {}
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+    Lock(Lock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+    Lock& operator=(Lock&&) = delete;
+    ~Lock();
+
+   private:
+    int fd_;
+  };
+  /// errors  busy  another process has it for too long
+  Expected<Lock> lock() const;
+
   /// The ids of all devices, whoever made them, ascending.
   static std::vector<std::uint32_t> ids();
 
@@ -76,6 +96,9 @@ class UblkControl {
 
 /// Whether the process that serves the device, as the driver knows it, is there and not a zombie.
 bool ublk_server_runs(const ublk_abi::DeviceInfo& info);
+
+/// The parent of the process that serves the device, if that runs; 0 if it is in another pid namespace.
+std::optional<pid_t> ublk_server_parent(const ublk_abi::DeviceInfo& info);
 
 /// "dead", "live", "quiesced", "fail-io"
 std::string_view ublk_state_name(std::uint16_t state) noexcept;

@@ -29,6 +29,8 @@ TargetGeometry NullTarget::geometry() const noexcept {
   return {.bytes = bytes_, .discard_granularity = ublk_abi::sector_bytes};
 }
 
+std::string NullTarget::describe() const { return fmt::format("null of {} bytes", bytes_); }
+
 Expected<std::unique_ptr<TargetQueue>> NullTarget::open_queue(TargetContext& /*context*/) {
   return std::make_unique<NullQueue>();
 }

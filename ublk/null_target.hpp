@@ -14,8 +14,9 @@ class NullTarget final : public Target {
   TargetGeometry geometry() const noexcept override;
   bool uses_buffers() const noexcept override { return false; }
   Expected<std::unique_ptr<TargetQueue>> open_queue(TargetContext& context) override;
-  std::uint32_t fingerprint() const noexcept override { return fingerprint_of("null"); }
-  std::string describe() const override { return "null"; }
+  /// Any is as good as another of its size.
+  std::uint32_t fingerprint() const noexcept override { return fingerprint_of(describe()); }
+  std::string describe() const override;
 
  private:
   explicit NullTarget(std::uint64_t bytes) noexcept : bytes_(bytes) {}

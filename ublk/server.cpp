@@ -2,6 +2,7 @@
 
 #include "ublk/features.hpp"
 #include "ublk/queue_thread.hpp"
+#include "ublk/server_internal.hpp"
 
 #include <fmt/format.h>
 
@@ -24,16 +25,11 @@ using namespace ublk_abi;
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
+using namespace ublk_internal;
 
 // How long the node of a new device may take to appear: udev may be at work.
 constexpr auto node_wait = seconds(5);
-// How long a dying server may take to be gone. The longer one is for what it had in flight.
-constexpr auto alive_wait = seconds(2);
-// The driver sees the end of a server by a tag that is not with it. If all were, it looks when a request has taken
-// longer than the block layer's time-out: 30 s, unless request_timeout_ms could be set.
-constexpr auto gone_wait = seconds(70);
 constexpr int request_timeout_ms = 2000;  // of a server that lives the driver only begins the time anew
-constexpr auto retry_interval = milliseconds(20);
 // How long queues get to see that their device has stopped before they are ended all the same.
 constexpr auto queue_end_wait = seconds(5);
 
@@ -44,7 +40,9 @@ Expected<void> check_range(std::string_view name, std::uint64_t value, std::uint
               fmt::format("ublk: {} is {}, expected {} to {}", name, value, least, most));
 }
 
-Expected<void> check_options(const UblkOptions& options) {
+}  // namespace
+
+Expected<void> ublk_internal::check_options(const UblkOptions& options) {
   const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   const auto cpus = static_cast<std::uint64_t>(::sysconf(_SC_NPROCESSORS_ONLN));
   for (const auto& checked : {check_range("the number of queues", options.queues, 1, cpus),
@@ -58,6 +56,8 @@ Expected<void> check_options(const UblkOptions& options) {
   if (options.id != any_device) return check_range("the id", options.id, 0, device_id_max);
   return {};
 }
+
+namespace {
 
 std::uint64_t recovery_flags(RecoveryMode mode) noexcept {
   switch (mode) {
@@ -103,12 +103,12 @@ std::uint64_t new_identity(std::uint32_t fingerprint) noexcept {
   return std::uint64_t{instance} << 32 | fingerprint;
 }
 
-Error first_of(Error first, const Expected<void>& second) {
+}  // namespace
+
+Error ublk_internal::first_of(Error first, const Expected<void>& second) {
   if (!second) first.message += "; then " + second.error().message;
   return first;
 }
-
-}  // namespace
 
 // ---- Coming ----------------------------------------------------------------------------------------------
 
@@ -121,13 +121,31 @@ Expected<std::unique_ptr<UblkServer>> UblkServer::add(const UblkOptions& options
   if (!control) return std::unexpected(std::move(control.error()));
   std::unique_ptr<UblkServer> server(new UblkServer(std::move(*control)));
   server->target_ = std::move(target);
-  auto came = server->add_device(options);
-  if (came) came = server->open_character_device();
-  if (came) came = server->start_queues(options.lock_memory);
-  if (came) came = server->control_.start(server->info_.device_id);
-  if (!came) return std::unexpected(first_of(std::move(came.error()), server->shut_down()));
-  server->shorten_request_timeout();
+  if (auto came = server->come(options); !came) return std::unexpected(std::move(came.error()));
   return server;
+}
+
+Expected<void> UblkServer::come(const UblkOptions& options) {
+  auto came = [&]() -> Expected<void> {
+    const auto lock = control_.lock();
+    if (!lock) return std::unexpected(lock.error());
+    if (auto added = add_device(options); !added) return added;
+    return open_character_device();
+  }();
+  if (came) came = start_queues(options.lock_memory);
+  if (came) came = control_.start(info_.device_id);
+  if (!came) return std::unexpected(first_of(std::move(came.error()), shut_down()));
+  shorten_request_timeout();
+  return came;
+}
+
+// How soon the driver sees that a server has died with all tags. Of no use to one that lives, so no error if it cannot be.
+void UblkServer::shorten_request_timeout() const {
+  const UniqueFd file(::open(fmt::format("/sys/block/ublkb{}/queue/io_timeout", info_.device_id).c_str(),
+                             O_WRONLY | O_CLOEXEC));
+  const auto text = fmt::to_string(request_timeout_ms);
+  if (file) [[maybe_unused]]
+    const auto written = ::write(file.get(), text.data(), text.size());
 }
 
 Expected<void> UblkServer::add_device(const UblkOptions& options) {
@@ -168,61 +186,6 @@ Expected<void> UblkServer::add_device(const UblkOptions& options) {
   return control_.set_params(info_.device_id, params_of(target_->geometry(), info_.io_bytes_max));
 }
 
-Expected<std::unique_ptr<UblkServer>> UblkServer::recover(
-    std::uint32_t id, bool lock_memory,
-    const std::function<Expected<std::unique_ptr<Target>>()>& open_target) {
-  auto control = UblkControl::open();
-  if (!control) return std::unexpected(std::move(control.error()));
-  auto info = control->info(id);
-  if (!info) return std::unexpected(std::move(info.error()));
-  std::unique_ptr<UblkServer> server(new UblkServer(std::move(*control)));
-  server->info_ = *info;
-  if (auto free = server->await_old_server(); !free) return std::unexpected(std::move(free.error()));
-  auto target = open_target();
-  if (!target) return std::unexpected(std::move(target.error()));
-  server->target_ = std::move(*target);
-
-  auto came = server->check_target();
-  if (came) came = server->start_recovery();
-  if (came) came = server->open_character_device();
-  if (came) came = server->start_queues(lock_memory);
-  if (came) came = server->control_.end_recovery(id);
-  if (!came) return std::unexpected(first_of(std::move(came.error()), server->shut_down()));
-  server->exists_ = true;
-  server->shorten_request_timeout();
-  if (auto now = server->control_.info(id)) server->info_ = *now;
-  return server;
-}
-
-// The character device can be open once: it is free when the old server, and all that it had in the kernel, is gone.
-Expected<void> UblkServer::await_old_server() const {
-  const auto id = info_.device_id;
-  if ((info_.flags & f_recovery) == 0)
-    return fail(Status::bad_argument,
-                fmt::format("ublk device {}: it was added without recovery, it can only be deleted", id));
-  const auto path = fmt::format("/dev/ublkc{}", id);
-  const auto begun = Clock::now();
-  for (;;) {
-    const int probe = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
-    const int error = errno;
-    if (probe >= 0) {
-      ::close(probe);
-      return {};
-    }
-    if (error != EBUSY) return fail_errno("open " + path, error);
-    const bool runs = ublk_server_runs(info_);
-    if (Clock::now() - begun > (runs ? alive_wait : gone_wait))
-      return fail(
-          Status::busy,
-          runs ? fmt::format("ublk device {}: its server, pid {}, is still there", id, info_.server_pid)
-               : fmt::format("ublk device {}: another process has {}, or what its dead server had in flight "
-                             "does not end",
-                             id, path),
-          EBUSY);
-    std::this_thread::sleep_for(retry_interval);
-  }
-}
-
 Expected<void> UblkServer::check_target() {
   const auto id = info_.device_id;
   if (static_cast<std::uint32_t>(info_.server_flags) != target_->fingerprint())
@@ -243,30 +206,6 @@ Expected<void> UblkServer::check_target() {
             params->basic.attributes, target_->describe(), wanted.basic.device_sectors,
             1U << wanted.basic.logical_block_shift, wanted.basic.attributes));
   return {};
-}
-
-Expected<void> UblkServer::start_recovery() {
-  const auto id = info_.device_id;
-  const auto give_up = Clock::now() + gone_wait;
-  for (;;) {
-    auto started = control_.start_recovery(id);
-    if (!started && started.error().errno_value == EINVAL)
-      return fail(Status::bad_argument,
-                  fmt::format("ublk device {}: its last recovery was cut short, it can only be deleted", id),
-                  EINVAL);
-    // The driver is still taking back what the old server had.
-    if (started || started.error().status != Status::busy || Clock::now() > give_up) return started;
-    std::this_thread::sleep_for(retry_interval);
-  }
-}
-
-// How soon the driver sees that a server has died with all tags. Of no use to one that lives, so no error if it cannot be.
-void UblkServer::shorten_request_timeout() const {
-  const UniqueFd file(::open(fmt::format("/sys/block/ublkb{}/queue/io_timeout", info_.device_id).c_str(),
-                             O_WRONLY | O_CLOEXEC));
-  const auto text = fmt::to_string(request_timeout_ms);
-  if (file) [[maybe_unused]]
-    const auto written = ::write(file.get(), text.data(), text.size());
 }
 
 Expected<void> UblkServer::open_character_device() {

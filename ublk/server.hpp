@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,9 @@ struct UblkOptions {
 
 class UblkServer {
  public:
+  /// Opens what is to stand behind the device. dead_server: requests of one may still be under way, wait for them.
+  using OpenTarget = std::function<Expected<std::unique_ptr<Target>>(bool dead_server)>;
+
   /// Add a device with `target` behind it and start it.
   ///
   /// errors  bad_argument  an option out of range, or a feature that the kernel does not have; named
@@ -64,9 +68,18 @@ class UblkServer {
   ///         busy          its server is still there
   ///         bad_argument  the device cannot be recovered, or was added with another target; how it differs
   ///         else as above
-  static Expected<std::unique_ptr<UblkServer>> recover(
-      std::uint32_t id, bool lock_memory,
-      const std::function<Expected<std::unique_ptr<Target>>()>& open_target);
+  static Expected<std::unique_ptr<UblkServer>> recover(std::uint32_t id, bool lock_memory,
+                                                       const OpenTarget& open_target);
+
+  /// Serve the device of this target that a dead server has left, whatever options it was added with; if there is none,
+  /// add one. `options.id`, unless it is any_device, names the only device that is meant. What dead servers have left
+  /// of this target that cannot be recovered is deleted.
+  ///
+  /// errors  busy          the target has a server that lives
+  ///         bad_argument  the device that is left has another size, or other attributes
+  ///         else as add and recover
+  static Expected<std::unique_ptr<UblkServer>> take_over(const UblkOptions& options,
+                                                         const OpenTarget& open_target);
   UblkServer(const UblkServer&) = delete;
   UblkServer& operator=(const UblkServer&) = delete;
   /// Stop and delete the device.
@@ -86,11 +99,17 @@ class UblkServer {
   struct QueueThread;
 
   explicit UblkServer(UblkControl control) noexcept;
+  Expected<void> come(const UblkOptions& options);
+  Expected<void> come_back(bool lock_memory);
   Expected<void> add_device(const UblkOptions& options);
-  Expected<void> await_old_server() const;
+  Expected<void> await_old_server();
   Expected<void> check_target();
+  Expected<void> claim_left_device();
   Expected<void> start_recovery();
   void shorten_request_timeout() const;
+  std::optional<ublk_abi::DeviceInfo> find_left_device(std::uint32_t id);
+  Expected<void> take(const ublk_abi::DeviceInfo& left, bool lock_memory);
+  void delete_left_device(const ublk_abi::DeviceInfo& found);
   Expected<void> open_character_device();
   Expected<void> start_queues(bool lock_memory);
   Expected<void> first_failure() const;

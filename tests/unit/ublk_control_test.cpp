@@ -68,6 +68,7 @@ TEST_CASE("ublk control: a server runs if its process does and is no zombie", "[
   DeviceInfo info{};
   info.server_pid = ::getpid();
   CHECK(ublk_server_runs(info));
+  CHECK(ublk_server_parent(info) == ::getppid());
   info.server_pid = -1;
   CHECK_FALSE(ublk_server_runs(info));
   const pid_t child = ::fork();
@@ -76,6 +77,7 @@ TEST_CASE("ublk control: a server runs if its process does and is no zombie", "[
   REQUIRE(::waitid(P_PID, static_cast<id_t>(child), &ended, WEXITED | WNOWAIT) == 0);
   info.server_pid = child;
   CHECK_FALSE(ublk_server_runs(info));  // a zombie
+  CHECK_FALSE(ublk_server_parent(info));
   ::waitpid(child, nullptr, 0);
   CHECK_FALSE(ublk_server_runs(info));
 }

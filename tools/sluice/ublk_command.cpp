@@ -27,6 +27,8 @@ struct ServeFlags {
   UblkOptions options;
   TargetFlags target;
   std::uint32_t id = 0;  // of recover
+  bool take_over = false;
+  int ready_fd = -1;
   bool json = false;
 };
 
@@ -90,21 +92,27 @@ ExitCode serve(const ServeFlags& flags, bool recover) {
   if (!stop) return report(Status::io_error, "signalfd");
   name_process("ublk");
   std::string description;
-  const auto open = [&] {
-    auto target = open_target(flags.target, recover);
+  const auto open = [&](bool dead_server) {
+    auto target = open_target(flags.target, dead_server);
     if (target) description = (*target)->describe();
     return target;
   };
   const auto begin = [&]() -> Expected<std::unique_ptr<UblkServer>> {
     if (recover) return UblkServer::recover(flags.id, flags.options.lock_memory, open);
-    auto target = open();
+    if (flags.take_over) return UblkServer::take_over(flags.options, open);
+    auto target = open(false);
     if (!target) return std::unexpected(std::move(target.error()));
     return UblkServer::add(flags.options, std::move(*target));
   };
   const auto server = begin();
   if (!server) return report(server.error());
-  print_ready(**server, description, flags.json);
+  const bool supervised = flags.ready_fd >= 0;
+  if (supervised)
+    say_ready(flags.ready_fd, (*server)->block_path());
+  else
+    print_ready(**server, description, flags.json);
   const auto served = (*server)->serve(stop.get());
+  if (supervised && !flags.json) fmt::print("{} ", (*server)->block_path());
   print_counters((*server)->counters(), flags.json);
   return served ? ExitCode::ok : report(served.error());
 }
@@ -139,6 +147,10 @@ void add_add(CLI::App& ublk) {
                                                                        {"fail-io", RecoveryMode::fail_io}}))
       ->type_name("MODE");
   command->add_flag("--lock-memory", options.lock_memory, "Keep the I/O buffers in memory (RLIMIT_MEMLOCK)");
+  command->add_flag("--take-over", flags->take_over,
+                    "If a dead server has left a device of this target, serve that one as it is");
+  command->add_option("--ready-fd", flags->ready_fd,
+                      "Descriptor to write the device's path to, once it serves");
   command->add_flag("--json", flags->json, "One JSON document when ready, one at the end");
   on_run(*command, [flags] { return serve(*flags, false); });
 }

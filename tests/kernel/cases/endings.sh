@@ -154,6 +154,82 @@ case_dead_before_the_start() {
   [ -z "$(sluice ublk list)" ]
 }
 
+# Servers that died in the middle of a recovery: before it fetched from any queue, and after one of two.
+case_killed_while_recovering() {
+  disk 16M
+  for fetched in 0 1 2; do
+    for data in user-copy copy; do
+      start add --target file --path disk.img --queues 2 --data "$data"
+      dd if=/dev/urandom of="$scratch/data" bs=64k count=32 2>/dev/null
+      dd if="$scratch/data" of="$device" bs=64k oflag=direct 2>/dev/null
+      crash
+      eventually 20 state_is quiesced
+      for cut in 1 2; do
+        if [ "$cut" = 1 ] || [ "$fetched" = 2 ]; then ublk_probe cut "$id" "$fetched"; fi
+      done
+      dd if="$device" bs=64k count=32 iflag=direct 2>/dev/null | cmp - "$scratch/data" &
+      reader=$!
+      start recover "$id" --target file --path disk.img
+      wait "$reader"
+      state_is live
+      verify_io "$device" 16 1
+      stop
+    done
+  done
+}
+
+# `add --take-over` serves what is left of exactly this target, and adds what is not there.
+case_take_over() {
+  disk 64M
+  start add --take-over --target file --path disk.img --queues 2
+  taken="$id"
+  crash
+  truncate -s 64M "$scratch/other.img"
+  start add --take-over --target file --path other.img
+  [ "$id" != "$taken" ] || flunk "another file's device was taken"
+  stop
+  refused 2 "it has 131072 sectors" sluice ublk add --take-over --target file --path disk.img --size 8MiB
+  start add --take-over --target file --path disk.img
+  [ "$id" = "$taken" ] || flunk "device $id, $taken was left"
+  refused 7 "in use by another server" sluice ublk add --take-over --target file --path disk.img
+  verify_io "$device" 16 2
+  stop
+  # One that never started, or cannot be recovered, makes room.
+  start add --target file --path disk.img --recovery none --id 7
+  crash
+  start add --take-over --target file --path disk.img --id 7
+  [ "$id" = 7 ]
+  stop
+}
+
+# Null devices are taken over by size; two servers that come at once get one each.
+case_take_over_two_at_once() {
+  start add --target null --size 8MiB
+  first="$id"
+  crash
+  start add --target null --size 8MiB
+  [ "$id" != "$first" ]
+  second="$id"
+  crash
+  start add --take-over --target null --size 4MiB
+  [ "$id" != "$first" ] && [ "$id" != "$second" ] || flunk "a device of another size was taken"
+  stop
+  for which in a b; do
+    sluice ublk add --take-over --target null --size 8MiB >"$scratch/ready.$which" 2>&1 &
+    echo "$!" >>"$scratch/pids"
+    eval "server_$which=$!"
+  done
+  for which in a b; do
+    eventually 60 grep -q '^ready' "$scratch/ready.$which" || flunk "$(cat "$scratch/ready.$which")"
+  done
+  [ "$(sed -n 's/^ready: \([^,]*\),.*/\1/p' "$scratch"/ready.[ab] | sort -u | wc -l)" = 2 ]
+  [ "$(sluice ublk list --json | grep -o '"id":' | wc -l)" = 2 ] || flunk "$(sluice ublk list)"
+  # shellcheck disable=SC2154
+  kill -TERM "$server_a" "$server_b"
+  wait "$server_a"
+  wait "$server_b"
+}
+
 case_ext4_through_a_kill() {
   disk 256M
   start add --target file --path disk.img --queues 2

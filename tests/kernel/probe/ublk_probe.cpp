@@ -3,8 +3,10 @@
 //   zero|punch DEVICE FROM BYTES  fallocate on a block device
 //   fua DEVICE COUNT              so many direct writes of 4 KiB that must be durable
 //   abandon ID                    add a device, and end
+//   cut ID COUNT                  start to recover a device, fetch the tags of so many queues, and end
 //   exit N                        end the virtual machine with 2 * N + 1, by its isa-debug-exit device: the guest's kernel
 //                                 has no /dev/port
+#include "ublk/abandoned_queues.hpp"
 #include "ublk/control.hpp"
 #include "ublk/descriptor_map.hpp"
 
@@ -100,6 +102,20 @@ Expected<void> abandon(std::uint32_t id) {
   return {};
 }
 
+Expected<void> cut_recovery(std::uint32_t id, std::uint16_t queues) {
+  auto control = UblkControl::open();
+  if (!control) return std::unexpected(control.error());
+  auto started = control->start_recovery(id);
+  for (int i = 0; i < 100 && !started && started.error().status == Status::busy; ++i) {
+    ::usleep(50'000);
+    started = control->start_recovery(id);
+  }
+  if (!started) return started;
+  const auto info = control->info(id);
+  if (!info) return std::unexpected(info.error());
+  return fetch_and_abandon(*info, queues);
+}
+
 Expected<void> fallocate_device(std::string_view how, const std::string& device, off_t from, off_t bytes) {
   const UniqueFd fd(::open(device.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd) return fail_errno("open " + device);
@@ -141,12 +157,15 @@ int main(int argc, char** argv) {
     done = fallocate_device(what, argv[2], std::atoll(argv[3]), std::atoll(argv[4]));
   } else if (argc == 3 && what == "abandon") {
     done = abandon(static_cast<std::uint32_t>(std::atoi(argv[2])));
+  } else if (argc == 4 && what == "cut") {
+    done = cut_recovery(static_cast<std::uint32_t>(std::atoi(argv[2])),
+                        static_cast<std::uint16_t>(std::atoi(argv[3])));
   } else if (argc == 4 && what == "fua") {
     done = write_durably(argv[2], std::atoi(argv[3]));
   } else {
     std::fprintf(
         stderr,
-        "usage: ublk_probe descriptors | zero|punch DEVICE FROM BYTES | fua DEVICE COUNT | abandon ID | exit N\n");
+        "usage: ublk_probe descriptors | zero|punch DEVICE FROM BYTES | fua DEVICE COUNT | abandon ID | cut ID COUNT | exit N\n");
     return 2;
   }
   if (!done) std::fprintf(stderr, "ublk_probe: %s\n", done.error().message.c_str());

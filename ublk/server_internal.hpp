@@ -1,0 +1,21 @@
+// What server.cpp and server_recovery.cpp share.
+#pragma once
+
+#include "ublk/server.hpp"
+
+#include <chrono>
+
+namespace sluice::ublk_internal {
+
+/// How long a server that runs may take to be gone: it may be dying. The longer one is for what a dead one had in flight:
+/// if that was every tag, the driver sees it after the block layer's time-out, 30 s where the server could not shorten it.
+inline constexpr auto alive_wait = std::chrono::seconds(2);
+inline constexpr auto gone_wait = std::chrono::seconds(45);
+inline constexpr auto retry_interval = std::chrono::milliseconds(20);
+
+Expected<void> check_options(const UblkOptions& options);
+
+/// `first`, and what failed on the way back from it.
+Error first_of(Error first, const Expected<void>& second);
+
+}  // namespace sluice::ublk_internal
