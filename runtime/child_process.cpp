@@ -18,9 +18,9 @@ namespace {
 
 // What runs between fork and exec: async-signal-safe calls only, and no return.
 [[noreturn]] void become(const char* program, char* const* arguments, pid_t parent, int kept_fd,
-                         int error_fd) {
+                         int death_signal, int error_fd) {
   // The parent may have died before the request: then nobody would tell this process.
-  if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != parent) _exit(0);
+  if (prctl(PR_SET_PDEATHSIG, death_signal) != 0 || getppid() != parent) _exit(0);
   struct sigaction action{};
   action.sa_handler = SIG_DFL;
   for (const int signal : {SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
@@ -47,7 +47,8 @@ std::string ChildExit::describe() const {
 }
 
 Expected<ChildProcess> ChildProcess::start(const std::string& program,
-                                           const std::vector<std::string>& arguments, int kept_fd) {
+                                           const std::vector<std::string>& arguments, int kept_fd,
+                                           int death_signal) {
   std::vector<char*> pointers;
   pointers.reserve(arguments.size() + 1);
   for (const auto& argument : arguments) pointers.push_back(const_cast<char*>(argument.c_str()));
@@ -65,7 +66,7 @@ Expected<ChildProcess> ChildProcess::start(const std::string& program,
   pthread_sigmask(SIG_SETMASK, &all, &before);
   const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
-  if (pid == 0) become(program.c_str(), pointers.data(), parent, kept_fd, write_end.get());
+  if (pid == 0) become(program.c_str(), pointers.data(), parent, kept_fd, death_signal, write_end.get());
   const int fork_error = errno;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (pid < 0) return fail_errno(fmt::format("fork for {}", program), fork_error);

@@ -1,6 +1,6 @@
 // A child process: started by fork and exec, watched through a pidfd, and never left behind.
 //
-// The child asks the kernel for SIGTERM when its parent dies, so that a supervisor's SIGKILL orphans nobody
+// The child asks the kernel for a signal when its parent dies, so that a supervisor's SIGKILL orphans nobody
 // without telling. It ignores SIGINT and SIGHUP, which a terminal sends to the whole group: the parent
 // decides. Its standard output is the parent's standard error.
 // Thread safety: none. The thread that starts a child is the one whose death the child is told of.
@@ -9,6 +9,7 @@
 #include "runtime/unique_fd.hpp"
 #include "shm/status.hpp"
 
+#include <csignal>
 #include <optional>
 #include <string>
 #include <utility>
@@ -32,10 +33,11 @@ class ChildProcess {
  public:
   /// Start `program` with `arguments` (the first is the name that it sees itself by).
   ///
-  /// kept_fd   stays open in the child under its number; -1: none
-  /// errors    not_found, permission, exhausted, io_error  from fork, exec and pidfd_open
+  /// kept_fd       stays open in the child under its number; -1: none
+  /// death_signal  what the kernel sends the child when its parent dies
+  /// errors        not_found, permission, exhausted, io_error  from fork, exec and pidfd_open
   static Expected<ChildProcess> start(const std::string& program, const std::vector<std::string>& arguments,
-                                      int kept_fd = -1);
+                                      int kept_fd = -1, int death_signal = SIGTERM);
   ChildProcess(ChildProcess&& other) noexcept;
   ChildProcess& operator=(ChildProcess&& other) noexcept;
   /// Kills and reaps the child if it still runs.

@@ -38,14 +38,21 @@ std::string describe_claim(const Segment& segment, std::uint64_t claim) {
 
 }  // namespace
 
-Expected<PipelineStreams> PipelineStreams::open(Lane& lane, std::uint32_t workers, std::uint32_t capacity) {
+Expected<PipelineStreams> PipelineStreams::open(Lane& lane, std::uint32_t workers, std::uint32_t capacity,
+                                                const std::vector<PublishedStream>& published) {
   PipelineStreams result(lane, workers);
   for (std::uint32_t i = 0; i < workers; ++i) {
     auto id = create_patiently(lane, stream_name(i), capacity);
     if (!id) return std::unexpected(id.error());
     result.streams_.push_back({stream_name(i), *id});
   }
-  for (std::uint32_t i = workers; i < lane.segment().header().queue_count; ++i) {
+  for (const auto& stream : published) {
+    auto id = create_patiently(lane, stream.name, capacity);
+    if (!id) return std::unexpected(id.error());
+    result.published_.push_back({stream.name, *id, stream.mirrored});
+  }
+  // Without workers nobody could serve what an earlier run left: it stays.
+  for (std::uint32_t i = workers; workers != 0 && i < lane.segment().header().queue_count; ++i) {
     const auto id = find_queue(lane.segment(), stream_name(i));
     if (!id) break;  // they are created in order
     result.streams_.push_back({stream_name(i), *id});
@@ -67,21 +74,28 @@ std::vector<std::string> PipelineStreams::served_by(std::uint32_t worker) const 
 }
 
 std::string PipelineStreams::holder() const {
-  for (const auto& stream : streams_) {
-    for (const auto* role : {&row(stream).producer, &row(stream).consumer}) {
-      auto text = describe_claim(lane_->segment(), load(*role, acquire));
-      if (!text.empty()) return text;
+  for (const auto* streams : {&streams_, &published_}) {
+    for (const auto& stream : *streams) {
+      for (const auto* role : {&row(stream).producer, &row(stream).consumer}) {
+        if (role == &row(stream).consumer && !stream.consumer_is_ours) continue;
+        auto text = describe_claim(lane_->segment(), load(*role, acquire));
+        if (!text.empty()) return text;
+      }
     }
   }
   return {};
 }
 
 Status PipelineStreams::reopen() {
-  for (std::uint32_t i = 0; i < workers_; ++i) {
+  const auto reopen_one = [&](const Stream& stream) {
     const auto producer =
-        StreamProducer::claim(*lane_, streams_[i].id);  // claiming opens it, and it is given back
-    if (!producer) return producer.error();
-  }
+        StreamProducer::claim(*lane_, stream.id);  // claiming opens it, and it is given back
+    return producer ? Status::ok : producer.error();
+  };
+  for (std::uint32_t i = 0; i < workers_; ++i)
+    if (const auto status = reopen_one(streams_[i]); status != Status::ok) return status;
+  for (const auto& stream : published_)
+    if (const auto status = reopen_one(stream); status != Status::ok) return status;
   return Status::ok;
 }
 
@@ -103,24 +117,46 @@ bool PipelineStreams::end(std::uint32_t first) {
   return all_closed;
 }
 
+bool PipelineStreams::closed_and_empty(const Stream& stream) const {
+  const auto& shared = row(stream);
+  const bool closed = load(shared.closed, acquire) != 0;
+  const auto head = load(shared.head, acquire);
+  return closed && head == load(shared.tail, acquire);
+}
+
 bool PipelineStreams::finished(std::uint32_t worker) const {
-  for (std::size_t i = worker; i < streams_.size(); i += workers_) {
-    const auto& shared = row(streams_[i]);
-    const bool closed = load(shared.closed, acquire) != 0;
-    const auto head = load(shared.head, acquire);
-    if (!closed || head != load(shared.tail, acquire)) return false;
-  }
+  for (std::size_t i = worker; i < streams_.size(); i += workers_)
+    if (!closed_and_empty(streams_[i])) return false;
   return true;
+}
+
+const PipelineStreams::Stream* PipelineStreams::find_published(std::string_view name) const noexcept {
+  const auto found = std::ranges::find(published_, name, &Stream::name);
+  return found == published_.end() ? nullptr : &*found;
+}
+
+void PipelineStreams::close_published(std::string_view name) {
+  const auto* stream = find_published(name);
+  if (stream == nullptr || load(row(*stream).closed, acquire) != 0) return;
+  if (auto producer = StreamProducer::claim(*lane_, stream->id)) producer->close();
+}
+
+bool PipelineStreams::published_finished(std::string_view name) const {
+  const auto* stream = find_published(name);
+  return stream == nullptr || closed_and_empty(*stream);
 }
 
 PipelineTotals PipelineStreams::totals() const {
   PipelineTotals totals;
-  for (const auto& stream : streams_) {
-    const auto& shared = row(stream);
-    totals.taken += load(shared.head, acquire);  // head first: it never passes the tail that is read after it
-    totals.pushed += load(shared.tail, acquire);
-    totals.bytes += load(shared.bytes_in, relaxed);
-    totals.redelivered += load(shared.redelivered, relaxed);
+  for (const auto* streams : {&streams_, &published_}) {
+    for (const auto& stream : *streams) {
+      const auto& shared = row(stream);
+      totals.taken +=
+          load(shared.head, acquire);  // head first: it never passes the tail that is read after it
+      totals.pushed += load(shared.tail, acquire);
+      totals.bytes += load(shared.bytes_in, relaxed);
+      totals.redelivered += load(shared.redelivered, relaxed);
+    }
   }
   return totals;
 }

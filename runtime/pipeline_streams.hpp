@@ -1,5 +1,5 @@
-// The pipeline's streams, `ingress.0` to `ingress.N-1`, as the supervisor sees them: creating them, opening
-// them for a new run, counting, and ending those whose producer will not.
+// The pipeline's streams, `ingress.0` to `ingress.N-1` and those that block devices publish into, as the supervisor
+// sees them: creating them, opening them for a new run, counting, and ending those whose producer will not.
 //
 // Worker i of N serves stream i, and every stream j with j % N == i that a run with more workers left behind.
 // Thread safety: none; the lane's own thread.
@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace sluice {
@@ -23,11 +24,19 @@ struct PipelineTotals {
   std::uint64_t queued() const noexcept { return pushed - taken; }
 };
 
+/// A stream that a block device publishes into.
+struct PublishedStream {
+  std::string name;
+  bool mirrored = false;  // a child consumes it; else whoever wants to
+};
+
 class PipelineStreams {
  public:
-  /// Find or create the streams of `workers` workers, and find those that earlier runs left.
+  /// Find or create the streams of `workers` workers and those published, and find those that earlier runs with
+  /// workers left.
   /// errors  exhausted, busy, bad_argument  as create_stream
-  static Expected<PipelineStreams> open(Lane& lane, std::uint32_t workers, std::uint32_t capacity);
+  static Expected<PipelineStreams> open(Lane& lane, std::uint32_t workers, std::uint32_t capacity,
+                                        const std::vector<PublishedStream>& published = {});
 
   /// Names of the streams that this run's ingress fills.
   std::vector<std::string> produced() const;
@@ -43,6 +52,10 @@ class PipelineStreams {
   bool end(std::uint32_t first);
   /// Every stream of the worker is closed and empty.
   bool finished(std::uint32_t worker) const;
+  /// Close a published stream if nobody produces into it.
+  void close_published(std::string_view name);
+  /// A published stream is closed and empty.
+  bool published_finished(std::string_view name) const;
   PipelineTotals totals() const;
 
   std::uint32_t workers() const noexcept { return workers_; }
@@ -51,13 +64,17 @@ class PipelineStreams {
   struct Stream {
     std::string name;
     QueueId id;
+    bool consumer_is_ours = true;
   };
+  bool closed_and_empty(const Stream& stream) const;
+  const Stream* find_published(std::string_view name) const noexcept;
   PipelineStreams(Lane& lane, std::uint32_t workers) : lane_(&lane), workers_(workers) {}
   QueueRow& row(const Stream& stream) const noexcept { return queue_row(lane_->segment(), stream.id.index); }
 
   Lane* lane_;
   std::uint32_t workers_;
-  std::vector<Stream> streams_;
+  std::vector<Stream> streams_;    // the ingress's
+  std::vector<Stream> published_;  // the devices'
 };
 
 }  // namespace sluice

@@ -74,13 +74,27 @@ Expected<void> Supervisor::prepare() {
   auto lane = session_.claim_lane({.cells = 64, .name = "supervisor"});
   if (!lane) return std::unexpected(lane.error());
   lane_ = std::move(*lane);
-  auto streams = PipelineStreams::open(*lane_, options_.workers, options_.queue_capacity);
+  std::vector<PublishedStream> published;
+  for (const auto& device : options_.devices)
+    if (!device.stream.empty())
+      published.push_back({device.stream, static_cast<bool>(device.mirror_arguments)});
+  auto streams = PipelineStreams::open(*lane_, options_.workers, options_.queue_capacity, published);
   if (!streams) return std::unexpected(streams.error());
   streams_ = std::move(*streams);
 
-  children_.resize(std::size_t{options_.workers} + 1);
-  children_[0].name = "ingress";
-  for (std::uint32_t i = 0; i < options_.workers; ++i) children_[i + 1].name = fmt::format("worker-{}", i);
+  const auto add = [this](ChildRole role, std::uint32_t index, std::string name) {
+    auto& child = children_.emplace_back();
+    child.role = role;
+    child.index = index;
+    child.name = std::move(name);
+  };
+  if (options_.workers != 0) add(ChildRole::ingress, 0, "ingress");
+  for (std::uint32_t i = 0; i < options_.workers; ++i) add(ChildRole::worker, i, fmt::format("worker-{}", i));
+  for (std::uint32_t i = 0; i < options_.devices.size(); ++i) {
+    const auto& device = options_.devices[i];
+    add(ChildRole::device, i, device.child_name);
+    if (device.mirror_arguments) add(ChildRole::mirror, i, device.mirror_name);
+  }
   return {};
 }
 
@@ -160,6 +174,8 @@ void Supervisor::tick(Clock::time_point now) {
     tick_draining(now);
   else if (phase_ == Phase::serving)
     streams_->end(options_.workers);
+  for (auto& child : children_)
+    if (phase_ != Phase::over) report_slow_device(child, now);
 }
 
 void Supervisor::recover() {
@@ -184,22 +200,6 @@ void Supervisor::check_file() {
     finish(SupervisorEnd::removed, std::move(reason));
 }
 
-void Supervisor::finish(SupervisorEnd end, std::string reason) {
-  kill_children();
-  report_.end = end;
-  report_.reason = std::move(reason);
-  phase_ = Phase::over;
-}
-
-void Supervisor::kill_children() {
-  bool any = false;
-  for (auto& child : children_) {
-    any = any || child.process.has_value();
-    child.process.reset();
-  }
-  if (any) session_.recover_dead();
-}
-
 // ---- phases -------------------------------------------------------------------------------------------
 
 void Supervisor::tick_waiting(Clock::time_point now) {
@@ -211,14 +211,6 @@ void Supervisor::tick_waiting(Clock::time_point now) {
     finish(SupervisorEnd::busy, fmt::format("{}: still in use by {}", session_.segment().path(), holder));
 }
 
-// Whether no message moved for the grace and the patience together.
-bool Supervisor::stalled(Clock::time_point now) {
-  const auto totals = streams_->totals();
-  const auto moves = totals.pushed + totals.taken;
-  if (std::exchange(progress_seen_, moves) != moves) progress_at_ = now;
-  return now - progress_at_ > options_.drain_grace + options_.drain_patience;
-}
-
 void Supervisor::begin_serving() {
   if (const auto status = streams_->reopen(); status != Status::ok)
     return finish(SupervisorEnd::failed, fmt::format("opening the streams: {}", to_string(status)));
@@ -227,47 +219,6 @@ void Supervisor::begin_serving() {
   phase_ = Phase::serving;
   for (auto& child : children_) child.start_at = Clock::now();
   streams_->end(options_.workers);
-}
-
-void Supervisor::begin_drain(SupervisorEnd end, std::string reason) {
-  phase_ = Phase::draining;
-  report_.end = end;
-  report_.reason = std::move(reason);
-  progress_at_ = Clock::now();
-  next_tick_ = progress_at_;
-  if (!report_.reason.empty())
-    log(report_.reason + "; draining");
-  else if (end == SupervisorEnd::drained)
-    log("draining");
-  auto& ingress = children_.front();
-  if (ingress.process) {
-    ingress.process->send(SIGTERM);
-  } else {
-    ingress.finished = true;
-    ingress.start_at = Clock::time_point::max();
-  }
-}
-
-void Supervisor::tick_draining(Clock::time_point now) {
-  if (children_.front().finished) streams_->end(0);
-  bool all_finished = children_.front().finished;
-  for (auto& child : children_) {
-    // A worker that is between two lives has nothing to come back for once its streams are empty.
-    if (!is_ingress(child) && !child.process && streams_->finished(worker_of(child))) child.finished = true;
-    all_finished = all_finished && child.finished;
-  }
-  if (all_finished) {
-    recover();
-    phase_ = Phase::over;
-    return;
-  }
-  if (stalled(now)) {
-    auto reason = report_.reason.empty() ? std::string() : report_.reason + "; ";
-    reason += fmt::format("the drain made no progress for {} s, {} messages are left in the segment",
-                          std::chrono::duration_cast<std::chrono::seconds>(now - progress_at_).count(),
-                          streams_->totals().queued());
-    finish(SupervisorEnd::stuck, std::move(reason));
-  }
 }
 
 }  // namespace sluice

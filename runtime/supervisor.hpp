@@ -1,12 +1,14 @@
-// The supervisor: one ingress and N workers as child processes over one segment. It notices deaths by pidfd,
-// recovers, restarts with back-off, drains on a signal, and reports.
+// The supervisor: child processes over one segment, which are an ingress and N workers, or servers of block devices and
+// who mirrors those, or both. It notices deaths by pidfd, recovers, restarts with back-off, drains on a signal, and
+// reports. What becomes of a child depends on its role: child_role.hpp.
 //
 //   waiting ── nobody holds a role ──> serving ── SIGTERM, SIGINT, SIGHUP ──> draining ── all ended ──> run() returns
 //
 //   waiting   processes of an earlier run still finish; they end by themselves
 //   serving   whatever dies is recovered and started again: at once, then after 100 ms doubling to 5 s
-//   draining  the ingress finishes and closes the streams (the supervisor does if it died), workers end when
-//             theirs are empty and are restarted until they are; a second signal kills
+//   draining  the ingress finishes and closes the streams (the supervisor does if it died), devices are stopped in
+//             order, workers and mirrors end when their streams are empty and are restarted until they are; a second
+//             signal kills
 //
 // Invariants
 //   1. One supervisor per segment: it holds the flock of the segment's file.
@@ -18,6 +20,7 @@
 
 #include "runtime/backoff.hpp"
 #include "runtime/child_process.hpp"
+#include "runtime/child_role.hpp"
 #include "runtime/pipeline_streams.hpp"
 #include "runtime/session.hpp"
 
@@ -34,8 +37,28 @@
 
 namespace sluice {
 
+/// One block device: the process that serves it, and perhaps another that follows it. Each must write one line to
+/// `ready_fd` once it works: the server the path of its device, the mirror anything. The server must come back to the
+/// device that a dead one has left.
+struct DeviceOptions {
+  using Arguments = std::function<std::vector<std::string>(int ready_fd)>;
+
+  std::string child_name;
+  Arguments arguments;
+  std::string stream;  // that it publishes into; empty: none
+  std::string mirror_name;
+  Arguments mirror_arguments;  // of who consumes the stream; empty: no child does
+};
+
+/// Where what the pipeline offers is found.
+struct PipelineAddresses {
+  std::string ingress;               // empty without one
+  std::vector<std::string> devices;  // in the order of the options
+};
+
 struct SupervisorOptions {
-  std::uint32_t workers = 1;
+  std::uint32_t workers = 1;  // 0: there is no ingress either
+  std::vector<DeviceOptions> devices;
   std::uint32_t queue_capacity = 4096;                             // messages, of streams that are created
   std::chrono::nanoseconds drain_grace = std::chrono::seconds(5);  // what the ingress gives its connections
   std::chrono::nanoseconds drain_patience = std::chrono::seconds(30);  // and then this long without progress
@@ -54,8 +77,8 @@ struct SupervisorOptions {
   /// Whether a child that exits with this code before it is ready will do so every time.
   std::function<bool(int exit_code)> is_refusal;
   std::function<void(std::string_view line)> log;
-  /// Called once, when connections are accepted and all workers are there.
-  std::function<void(const std::string& address)> ready;
+  /// Called once, when every child works.
+  std::function<void(const PipelineAddresses& addresses)> ready;
 };
 
 enum class SupervisorEnd : std::uint8_t {
@@ -92,15 +115,19 @@ class Supervisor {
   using Clock = std::chrono::steady_clock;
   enum class Phase : std::uint8_t { waiting, serving, draining, over };
   struct Child {
+    ChildRole role;
+    std::uint32_t index;  // of the worker, or of the device
     std::string name;
     std::optional<ChildProcess> process;
     UniqueFd ready_fd;
     std::string ready_text;
+    std::string address;  // what its last ready line said
     bool ready = false;
     bool finished = false;       // ended in order, while draining
     std::uint32_t refusals = 0;  // in a row
     Backoff backoff;
     Clock::time_point started;
+    Clock::time_point patient_until;                        // then a word about what it waits for
     Clock::time_point start_at = Clock::time_point::max();  // of the next start
   };
 
@@ -121,17 +148,18 @@ class Supervisor {
   bool stalled(Clock::time_point now);
   void finish(SupervisorEnd end, std::string reason);
   void kill_children();
+  void report_slow_device(Child& child, Clock::time_point now);
 
   void start_due(Clock::time_point now);
   void start(Child& child);
+  std::vector<std::string> arguments_of(const Child& child, int ready_fd) const;
   void read_ready(Child& child);
   void announce_ready();
   void handle_end(Child& child);
   bool refused(Child& child, const ChildExit& exit) const;
-  bool is_ingress(const Child& child) const noexcept { return &child == children_.data(); }
-  std::uint32_t worker_of(const Child& child) const noexcept {
-    return static_cast<std::uint32_t>(&child - children_.data()) - 1;
-  }
+  void handle_end_in_drain(Child& child, const ChildExit& exit, const std::string& line);
+  /// The streams that it consumes are closed and empty; of others, always.
+  bool streams_finished(const Child& child) const;
   std::string status_line(Clock::time_point now);
   void log(std::string_view line) const { options_.log(line); }
 
@@ -146,8 +174,7 @@ class Supervisor {
 
   Phase phase_ = Phase::waiting;
   SupervisorReport report_;
-  std::vector<Child> children_;  // the ingress, then the workers
-  std::string address_;          // where the ingress listens
+  std::vector<Child> children_;
   bool announced_ = false;
   bool file_gone_ = false;
   std::string waiting_for_;

@@ -18,6 +18,8 @@ namespace {
 
 constexpr std::uint32_t refusals_max = 3;
 constexpr std::size_t ready_text_max = 256;
+// What a driver takes longer for than this deserves a word, and again after twice the time.
+constexpr auto device_patience = std::chrono::seconds(2);
 
 }  // namespace
 
@@ -31,6 +33,7 @@ void Supervisor::start_due(Clock::time_point now) {
 
 void Supervisor::start(Child& child) {
   child.started = Clock::now();
+  child.patient_until = child.started + device_patience;
   child.ready = false;
   child.ready_text.clear();
   auto started = [&]() -> Expected<ChildProcess> {
@@ -38,11 +41,8 @@ void Supervisor::start(Child& child) {
     if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return fail_errno("pipe2");
     child.ready_fd.reset(ends[0]);
     const UniqueFd write_end(ends[1]);
-    const auto arguments =
-        is_ingress(child)
-            ? options_.ingress_arguments(streams_->produced(), address_, write_end.get())
-            : options_.worker_arguments(child.name, streams_->served_by(worker_of(child)), write_end.get());
-    return ChildProcess::start(options_.program, arguments, write_end.get());
+    return ChildProcess::start(options_.program, arguments_of(child, write_end.get()), write_end.get(),
+                               rules_of(child.role).death_signal);
   }();
   if (started) {
     child.process.emplace(std::move(*started));
@@ -51,6 +51,17 @@ void Supervisor::start(Child& child) {
   const auto wait = child.backoff.next(Backoff::Duration::zero());
   log(fmt::format("{} could not be started: {}", child.name, started.error().message));
   child.start_at = child.started + wait;
+}
+
+std::vector<std::string> Supervisor::arguments_of(const Child& child, int ready_fd) const {
+  switch (child.role) {
+    case ChildRole::ingress: return options_.ingress_arguments(streams_->produced(), child.address, ready_fd);
+    case ChildRole::worker:
+      return options_.worker_arguments(child.name, streams_->served_by(child.index), ready_fd);
+    case ChildRole::device: return options_.devices[child.index].arguments(ready_fd);
+    case ChildRole::mirror: return options_.devices[child.index].mirror_arguments(ready_fd);
+  }
+  return {};
 }
 
 void Supervisor::read_ready(Child& child) {
@@ -62,7 +73,11 @@ void Supervisor::read_ready(Child& child) {
   if (end != std::string::npos) {
     child.ready = true;
     child.refusals = 0;
-    if (is_ingress(child)) address_ = child.ready_text.substr(0, end);
+    const auto before = std::exchange(child.address, child.ready_text.substr(0, end));
+    if (child.role == ChildRole::device && announced_ && before != child.address)
+      log(fmt::format("{} is {} now, no longer {}", child.name, child.address, before));
+    // Started again in a drain, to end in order.
+    if (phase_ == Phase::draining && rules_of(child.role).ends_on_signal) child.process->send(SIGTERM);
     announce_ready();
   }
   // Nothing follows the line; the end of the pipe without one is the end of the process, or soon will be.
@@ -72,10 +87,23 @@ void Supervisor::read_ready(Child& child) {
 
 void Supervisor::announce_ready() {
   if (announced_ || phase_ != Phase::serving) return;
-  for (const auto& child : children_)
+  PipelineAddresses addresses;
+  for (const auto& child : children_) {
     if (!child.ready) return;
+    if (child.role == ChildRole::ingress) addresses.ingress = child.address;
+    if (child.role == ChildRole::device) addresses.devices.push_back(child.address);
+  }
   announced_ = true;
-  options_.ready(address_);
+  options_.ready(addresses);
+}
+
+void Supervisor::report_slow_device(Child& child, Clock::time_point now) {
+  const bool starting = child.process && !child.ready && phase_ != Phase::draining;
+  if (child.role != ChildRole::device || !starting || now < child.patient_until) return;
+  const auto waited = now - child.started;
+  child.patient_until = now + waited;
+  log(fmt::format("{}: starting, waiting for the driver ({} s)", child.name,
+                  std::chrono::duration_cast<std::chrono::seconds>(waited).count()));
 }
 
 bool Supervisor::refused(Child& child, const ChildExit& exit) const {
@@ -96,20 +124,7 @@ void Supervisor::handle_end(Child& child) {
   const auto line = fmt::format("{} (pid {}) {}", child.name, pid, exit->describe());
 
   if (phase_ == Phase::draining) {
-    next_tick_ = now;
-    child.finished = is_ingress(child) || (exit->succeeded() && streams_->finished(worker_of(child)));
-    if (is_ingress(child) && !exit->succeeded() && child.ready) {
-      log(line);
-      if (report_.end == SupervisorEnd::drained) {
-        report_.end = SupervisorEnd::failed;
-        report_.reason = line + " while it drained";
-      }
-    }
-    if (!child.finished && refused(child, *exit)) {
-      child.finished = true;
-      report_.end = SupervisorEnd::stuck;
-      report_.reason = fmt::format("{}, its streams are not empty", line);
-    }
+    handle_end_in_drain(child, *exit, line);
     if (child.finished) return recover();
   } else if (refused(child, *exit)) {
     report_.child_exit_code = exit->value;

@@ -8,11 +8,16 @@
 #include <catch2/catch.hpp>
 
 #include <csignal>
+#include <cstdlib>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include <fcntl.h>
+#include <poll.h>
 #include <sys/types.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 using namespace sluice;
@@ -53,10 +58,26 @@ struct Pipeline {
       write_file(file.directory().file("drain"), {});
       if (on_drain) on_drain();
     };
-    options.ready = [this](const std::string& address) {
-      ready_addresses.push_back(address);
+    options.ready = [this](const PipelineAddresses& found) {
+      ready_addresses.push_back(found.ingress);
+      ready_devices = found.devices;
       if (on_ready) on_ready();
     };
+  }
+
+  // A device's server: how it takes SIGTERM, says that it is ready, and what it does then.
+  void add_device(const std::string& name, std::string body = stay, std::string trap = until_term) {
+    const auto path = "/dev/" + name;
+    options.devices.push_back(
+        {.child_name = "ublk." + name,
+         .arguments =
+             [this, path, body = std::move(body), trap = std::move(trap)](int ready_fd) {
+               ++device_starts;
+               return script(fmt::format("{} echo {} >/proc/self/fd/{}; {}", trap, path, ready_fd, body));
+             },
+         .stream = {},
+         .mirror_name = {},
+         .mirror_arguments = {}});
   }
 
   static std::vector<std::string> script(const std::string& text) { return {"sh", "-c", text}; }
@@ -73,8 +94,9 @@ struct Pipeline {
   std::function<void()> on_drain;
   std::function<void()> on_worker_start;
   std::string log;
-  std::vector<std::string> streams_given, addresses, ready_addresses;
+  std::vector<std::string> streams_given, addresses, ready_addresses, ready_devices;
   int worker_starts = 0;
+  int device_starts = 0;
 };
 
 }  // namespace
@@ -263,4 +285,207 @@ TEST_CASE("supervisor: streams of a run with more workers are ended and served",
   CHECK(pipeline.run().end == SupervisorEnd::drained);
   CHECK(pipeline.streams_given == std::vector<std::string>{"ingress.0"});
   CHECK(served == std::vector<std::string>{"ingress.0", "ingress.1", "ingress.2"});
+}
+
+TEST_CASE("supervisor: block devices alone, named when all of them work", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.options.workers = 0;
+  pipeline.add_device("a");
+  pipeline.add_device("b");
+  pipeline.on_ready = [] {
+    ::kill(::getpid(), SIGUSR1);
+    signal_self();
+  };
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::drained);
+  CHECK(pipeline.ready_addresses == std::vector<std::string>{""});
+  CHECK(pipeline.ready_devices == std::vector<std::string>{"/dev/a", "/dev/b"});
+  CHECK(pipeline.worker_starts == 0);
+  CHECK(pipeline.logged(" ublk.a="));
+  CHECK(pipeline.logged(" ublk.b="));
+}
+
+TEST_CASE("supervisor: block devices beside an ingress and its workers", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.add_device("a");
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::drained);
+  CHECK(pipeline.ready_addresses == std::vector<std::string>{"192.0.2.1:7"});
+  CHECK(pipeline.ready_devices == std::vector<std::string>{"/dev/a"});
+}
+
+TEST_CASE("supervisor: a device's server that dies is started again, each time", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.options.workers = 0;
+  pipeline.on_ready = nullptr;
+  const auto died = pipeline.file.directory().file("died");
+  pipeline.add_device(
+      "a", fmt::format("echo >>{0}; test $(wc -l <{0}) -gt 3 || kill -KILL $$; kill -TERM {1}; {2}", died,
+                       ::getpid(), stay));
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::drained);
+  CHECK(pipeline.device_starts == 4);
+  CHECK(report.restarts == 3);
+  CHECK(pipeline.logged("ublk.a (pid "));
+  CHECK(pipeline.logged("was killed by SIGKILL; starting it again in 100 ms"));
+}
+
+TEST_CASE("supervisor: a device that comes back under another name is told", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.options.workers = 0;
+  pipeline.on_ready = nullptr;
+  pipeline.add_device("a");
+  pipeline.options.devices[0].arguments = [&](int ready_fd) {
+    const bool first = pipeline.device_starts++ == 0;
+    return Pipeline::script(fmt::format("{} echo /dev/{} >/proc/self/fd/{}; {}", until_term,
+                                        first ? "a" : "b", ready_fd, first ? "kill -KILL $$" : stay));
+  };
+  const auto log = pipeline.options.log;
+  pipeline.options.log = [&](std::string_view line) {
+    log(line);
+    if (line.find(" is /dev/b now") != std::string_view::npos) signal_self();
+  };
+  CHECK(pipeline.run().end == SupervisorEnd::drained);
+  CHECK(pipeline.logged("ublk.a is /dev/b now, no longer /dev/a"));
+}
+
+TEST_CASE("supervisor: a device's server that dies in the drain comes back to stop its device",
+          "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.options.workers = 0;
+  const auto died = pipeline.file.directory().file("died");
+  pipeline.add_device("a", stay,
+                      fmt::format("trap 'test -e {0} && exit 0; : >{0}; kill -KILL $$' TERM;", died));
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::drained);
+  CHECK(report.restarts == 1);
+  CHECK(pipeline.device_starts == 2);
+}
+
+TEST_CASE("supervisor: a device's server that is between two lives comes back to stop its device",
+          "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.options.workers = 0;
+  const auto died = pipeline.file.directory().file("died");
+  pipeline.add_device(
+      "a", fmt::format("test $(wc -l <{0}) -gt 2 || {{ echo >>{0}; kill -KILL $$; }}; {1}", died, stay));
+  write_file(died, {});
+  pipeline.on_ready = nullptr;
+  const auto log = pipeline.options.log;
+  pipeline.options.log = [&](std::string_view line) {
+    log(line);
+    if (line.find("starting it again in 200 ms") != std::string_view::npos) signal_self();
+  };
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::drained);
+  CHECK(pipeline.device_starts == 4);
+}
+
+TEST_CASE("supervisor: devices that cannot be served end the pipeline with the first one's exit code",
+          "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.options.workers = GENERATE(0U, 1U);
+  pipeline.add_device("a");
+  for (const auto* name : {"b", "c"}) {
+    pipeline.add_device(name);
+    pipeline.options.devices.back().arguments = [](int) { return Pipeline::script("exit 3"); };
+  }
+  write_file(pipeline.file.directory().file("drain"), {});
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::refused);
+  CHECK(report.child_exit_code == 3);
+  CHECK(report.reason.empty());
+  CHECK(pipeline.ready_addresses.empty());
+}
+
+TEST_CASE("supervisor: a mirror ends when its device has, and its stream is closed and empty",
+          "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.options.workers = 0;
+  pipeline.add_device("a");
+  auto& device = pipeline.options.devices.back();
+  device.stream = "changes";
+  device.mirror_name = "mirror.a";
+  int mirror_starts = 0;
+  device.mirror_arguments = [&](int ready_fd) {
+    ++mirror_starts;
+    // It ends too early once, in the drain.
+    return Pipeline::script(fmt::format("echo >/proc/self/fd/{}; while ! test -e {}; do sleep 0.02; done",
+                                        ready_fd, pipeline.file.directory().file("drain")));
+  };
+  const auto lane = must(pipeline.session.claim_lane({.cells = 64}));
+  const auto stream = must(find_or_create_stream(*lane, "changes", 16));
+  pipeline.on_ready = [&] {
+    auto producer = must(StreamProducer::claim(*lane, stream));
+    must_hold(producer.push(Message{}) == Status::ok, "push");
+    signal_self();
+  };
+  bool consumed = false;
+  const auto log = pipeline.options.log;
+  pipeline.options.log = [&](std::string_view line) {
+    log(line);
+    if (line.find("mirror.a (pid ") == std::string_view::npos || std::exchange(consumed, true)) return;
+    auto consumer = must(StreamConsumer::claim(*lane, stream));
+    must_hold(consumer.peek() != nullptr && consumer.pop().has_value(), "pop");
+  };
+  const auto report = pipeline.run();
+  CHECK(report.end == SupervisorEnd::drained);
+  CHECK(consumed);
+  CHECK(mirror_starts >= 1);
+  CHECK(report.totals.taken == 1);
+  CHECK(load(queue_row(pipeline.session.segment(), stream.index).closed, relaxed) != 0);
+}
+
+TEST_CASE("supervisor: a consumer from outside keeps no published stream waiting, an old mirror does",
+          "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.options.workers = 0;
+  pipeline.options.drain_patience = 300ms;
+  pipeline.add_device("a");
+  auto& device = pipeline.options.devices.back();
+  device.stream = "changes";
+  const auto lane = must(pipeline.session.claim_lane({.cells = 64, .name = "reader"}));
+  const auto stream = must(find_or_create_stream(*lane, "changes", 16));
+  const auto consumer = must(StreamConsumer::claim(*lane, stream));
+  CHECK(pipeline.run().end == SupervisorEnd::drained);
+  device.mirror_name = "mirror.a";
+  device.mirror_arguments = [](int) { return Pipeline::script("exit 1"); };
+  CHECK(pipeline.run().end == SupervisorEnd::busy);
+}
+
+TEST_CASE("supervisor: a device that takes long to start is reported", "[runtime][supervisor]") {
+  Pipeline pipeline;
+  pipeline.options.workers = 0;
+  pipeline.add_device("quick");
+  pipeline.add_device("slow", stay, fmt::format("{} sleep 3;", until_term));
+  CHECK(pipeline.run().end == SupervisorEnd::drained);
+  CHECK(pipeline.logged("ublk.slow: starting, waiting for the driver ("));
+  CHECK_FALSE(pipeline.logged("ublk.quick: starting"));
+}
+
+TEST_CASE("child: dies of the signal that it was given for its parent's death", "[runtime][supervisor]") {
+  const auto [signal, dies] = GENERATE(std::pair(SIGKILL, true), std::pair(SIGTERM, false));
+  CAPTURE(signal);
+  int ends[2];
+  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+  const UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  const pid_t parent = ::fork();
+  if (parent == 0) {
+    const auto child = ChildProcess::start(
+        "/bin/sh",
+        {"sh", "-c", fmt::format("trap '' TERM; echo $$ >/proc/self/fd/{}; exec sleep 60", ends[1])}, ends[1],
+        signal);
+    if (child) ::pause();
+    ::_exit(1);
+  }
+  write_end.reset();
+  char text[32] = {};
+  REQUIRE(::read(read_end.get(), text, sizeof text - 1) > 0);
+  const auto child = static_cast<pid_t>(std::atoi(text));
+  ::kill(parent, SIGKILL);
+  ::waitpid(parent, nullptr, 0);
+  pollfd end{.fd = read_end.get(), .events = POLLIN, .revents = 0};  // the pipe ends with the child
+  CHECK((::poll(&end, 1, dies ? 10'000 : 300) == 1) == dies);
+  ::kill(child, SIGKILL);
 }

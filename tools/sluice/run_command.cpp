@@ -132,8 +132,8 @@ SupervisorOptions supervisor_options(const PipelineConfig& config, std::uint64_t
     }
   };
   options.log = [](std::string_view line) { print_error(line); };
-  options.ready = [config](const std::string& address) {
-    fmt::print("ready: listening on {}, {} worker{}, segment {}\n", address, config.workers,
+  options.ready = [config](const PipelineAddresses& addresses) {
+    fmt::print("ready: listening on {}, {} worker{}, segment {}\n", addresses.ingress, config.workers,
                config.workers == 1 ? "" : "s", config.segment);
     std::fflush(stdout);
   };
