@@ -161,3 +161,127 @@ TEST_CASE("config: a file that cannot be read is an error that names it", "[tool
   CHECK_THAT(missing.error().message, Contains("none.toml"));
   CHECK(!read_settings(directory.path()));
 }
+
+namespace {
+
+// A configuration that has nothing but this [[ublk]] table.
+std::string table(std::string_view lines) { return "segment = \"/s\"\n[[ublk]]\n" + std::string(lines); }
+
+std::string command_of(std::string_view toml) {
+  const auto config = must(resolve(must(parse_settings(toml, "test.toml"))));
+  std::string command;
+  for (const auto& argument : device_arguments(config.devices.at(0), config.segment, 5))
+    command += (command.empty() ? "" : " ") + argument;
+  return command;
+}
+
+constexpr std::string_view disk = "name = \"d\"\ntarget = \"null\"\n";
+
+}  // namespace
+
+TEST_CASE("config: block devices need no tcp, and nothing that belongs to it", "[tools][config]") {
+  auto settings = must(parse_settings(table(disk), "f"));
+  const auto config = must(resolve(settings));
+  CHECK(config.workers == 0);
+  CHECK(config.devices.size() == 1);
+  SECTION("workers") {
+    settings.workers = 2;
+    CHECK_THAT(refusal_of(settings), Contains("workers: found without tcp"));
+  }
+  SECTION("a sink") {
+    settings.sink = "/tmp/out";
+    CHECK_THAT(refusal_of(settings), Contains("sink: found without tcp"));
+  }
+  SECTION("buffers") {
+    settings.buffers = 64;
+    CHECK_THAT(refusal_of(settings), Contains("buffers: found without tcp"));
+  }
+  SECTION("with tcp there must be a handler") {
+    settings.tcp = "127.0.0.1:0";
+    CHECK_THAT(refusal_of(settings), Contains("sink: missing"));
+    settings.count = true;
+    CHECK(must(resolve(settings)).workers == 2);
+  }
+  SECTION("no segment") {
+    settings.segment.reset();
+    CHECK_THAT(refusal_of(settings), Contains("segment: missing"));
+  }
+}
+
+TEST_CASE("config: every key of a block device becomes its flag", "[tools][config]") {
+  CHECK(
+      command_of(
+          table("name = \"disk\"\ntarget = \"file\"\npath = \"/p\"\nsize = \"1MiB\"\nqueues = 2\n"
+                "depth = 32\nmax-io = \"64KiB\"\ndata = \"copy\"\nrecovery = \"wait\"\nfaults = \"/f\"\n"
+                "lock-memory = true\nread-only = true\nid = 7\n")) ==
+      "sluice ublk add --take-over --target file --path /p --size 1048576 --queues 2 --depth 32 --max-io 65536 "
+      "--data copy --recovery wait --faults /f --lock-memory --read-only --id 7 --ready-fd 5");
+  CHECK(command_of(table("name = \"disk\"\ntarget = \"null\"\nsize = 4096\nread-only = false\n")) ==
+        "sluice ublk add --take-over --target null --size 4096 --ready-fd 5");
+  CHECK(command_of(table("name = \"disk\"\ntarget = \"store\"\nsize = \"1MiB\"\n")) ==
+        "sluice ublk add --take-over --target store --segment /s --name disk --size 1048576 --ready-fd 5");
+  CHECK(command_of(table("name = \"disk\"\ntarget = \"file\"\npath = \"/p\"\npublish = \"q\"\n"
+                         "publish-policy = \"fail\"\n")) ==
+        "sluice ublk add --take-over --target file --segment /s --path /p --publish q --publish-policy fail "
+        "--ready-fd 5");
+}
+
+TEST_CASE("config: a mirror is a worker on the stream that its device publishes into", "[tools][config]") {
+  const auto config = must(resolve(must(parse_settings(
+      table("name = \"disk\"\ntarget = \"store\"\nsize = 4096\npublish = \"q\"\nmirror = \"/m\"\n"), "f"))));
+  const auto& device = config.devices.at(0);
+  CHECK(device_child_name(device) == "ublk.disk");
+  CHECK(mirror_arguments(device, config.segment, 5) ==
+        std::vector<std::string>{"sluice", "worker", "--segment", "/s", "--name", "mirror.disk", "--stream",
+                                 "q", "--mirror", "/m", "--ready-fd", "5"});
+}
+
+TEST_CASE(
+    "config: what is wrong with a block device is named with its line, what was found and what is expected",
+    "[tools][config]") {
+  const auto with = [](std::string_view line) {
+    return error_of(table(std::string(disk) + std::string(line)));
+  };
+  CHECK_THAT(
+      with("quues = 2"),
+      Contains(
+          "test.toml:5: unknown key 'quues' in [[ublk]], expected one of name, target, path, size, queues"));
+  CHECK_THAT(with("data = \"fast\""),
+             Contains("test.toml:5: data: found 'fast', expected one of auto, user-copy, copy"));
+  CHECK_THAT(with("recovery = \"no\""),
+             Contains("recovery: found 'no', expected one of none, wait, reissue, fail-io"));
+  CHECK_THAT(with("publish = \"q\"\npublish-policy = \"drop\""),
+             Contains("publish-policy: found 'drop', expected one of block, fail"));
+  CHECK_THAT(with("publish-policy = \"fail\""), Contains("publish-policy: found without publish"));
+  CHECK_THAT(with("mirror = \"/m\""), Contains("mirror: found without publish"));
+  CHECK_THAT(with("publish = \"\""), Contains("publish: found '', expected a stream's name"));
+  CHECK_THAT(with("publish = \"ingress.0\""), Contains("publish: found 'ingress.0', but"));
+  CHECK_THAT(with("queues = \"two\""), Contains("test.toml:5: queues: expected a whole number"));
+  CHECK_THAT(with("size = \"big\""), Contains("size: 'big' is not a size"));
+  CHECK_THAT(with("read-only = 1"), Contains("read-only: expected true or false"));
+  CHECK_THAT(error_of(table("target = \"null\"")), Contains("test.toml:2: name: missing"));
+  CHECK_THAT(error_of(table("name = \"d\"")), Contains("target: missing, expected one of null, file, store"));
+  CHECK_THAT(error_of(table("name = \"d\"\ntarget = \"loop\"")),
+             Contains("test.toml:4: target: found 'loop', expected one of null, file, store"));
+  for (const auto* name : {"", "a b", "a/b", "a=b", "abcdefghijklmnopqrstuvwxy"})
+    CHECK_THAT(error_of(table("target = \"null\"\nname = \"" + std::string(name) + "\"")),
+               Contains("name: found '" + std::string(name) + "', expected 1 to 24 letters"));
+  CHECK_THAT(error_of("[ublk]\nname = \"d\""),
+             Contains("ublk: expected tables, each with [[ublk]] above it"));
+  CHECK_THAT(error_of("ublk = 3"), Contains("test.toml:1: ublk: expected tables"));
+  CHECK_THAT(error_of("ublk = [3]"), Contains("ublk: expected tables"));
+}
+
+TEST_CASE("config: what only one block device can have is refused a second time", "[tools][config]") {
+  const auto two = [](std::string_view first, std::string_view second) {
+    return error_of("[[ublk]]\ntarget = \"null\"\n" + std::string(first) + "\n[[ublk]]\ntarget = \"null\"\n" +
+                    std::string(second));
+  };
+  CHECK_THAT(two("name = \"a\"", "name = \"a\""),
+             Contains("test.toml:4: name: found 'a', which device 'a' has already"));
+  CHECK_THAT(two("name = \"a\"\npublish = \"q\"", "name = \"b\"\npublish = \"q\""),
+             Contains("publish: found 'q', which device 'a' has already"));
+  CHECK_THAT(
+      two("name = \"a\"\npublish = \"q\"\nmirror = \"/m\"", "name = \"b\"\npublish = \"r\"\nmirror = \"/m\""),
+      Contains("mirror: found '/m', which device 'a' has already"));
+}

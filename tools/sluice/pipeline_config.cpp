@@ -1,6 +1,6 @@
 #include "tools/sluice/pipeline_config.hpp"
 
-#include "tools/common/parse.hpp"
+#include "tools/sluice/toml_value.hpp"
 
 #include <fmt/format.h>
 #include <toml++/toml.h>
@@ -17,57 +17,7 @@ namespace sluice::tools {
 
 namespace {
 
-// Where in a file something is, and how to say that it is wrong.
-struct Place {
-  std::string_view file;
-  std::string_view key;
-  const toml::node* node;
-
-  std::unexpected<Error> wrong(std::string_view what) const {
-    return fail(Status::bad_argument,
-                fmt::format("{}:{}: {}: {}", file, node->source().begin.line, key, what));
-  }
-};
-
-Expected<void> read_value(const Place& place, std::optional<std::string>& out) {
-  out = place.node->value_exact<std::string>();
-  if (!out) return place.wrong("expected a string");
-  return {};
-}
-
-Expected<void> read_value(const Place& place, std::optional<bool>& out) {
-  out = place.node->value_exact<bool>();
-  if (!out) return place.wrong("expected true or false");
-  return {};
-}
-
-Expected<void> read_value(const Place& place, std::optional<std::uint64_t>& out) {
-  const auto number = place.node->value_exact<std::int64_t>();
-  if (!number || *number < 0) return place.wrong("expected a whole number from 0");
-  out = static_cast<std::uint64_t>(*number);
-  return {};
-}
-
-Expected<void> read_value(const Place& place, std::optional<std::chrono::nanoseconds>& out) {
-  const auto text = place.node->value_exact<std::string>();
-  if (!text) return place.wrong("expected a duration in quotes, e.g. \"250ms\"");
-  const auto duration = parse_duration(*text);
-  if (!duration) return place.wrong(duration.error().message);
-  out = *duration;
-  return {};
-}
-
-// A size is a string with a unit, or a number of bytes.
-Expected<void> read_size(const Place& place, std::optional<std::uint64_t>& out) {
-  const auto text = place.node->value_exact<std::string>();
-  if (!text) return read_value(place, out);
-  const auto size = parse_size(*text);
-  if (!size) return place.wrong(size.error().message);
-  out = *size;
-  return {};
-}
-
-Expected<void> read_key(const Place& place, PipelineSettings& out) {
+Expected<void> read_key(const TomlPlace& place, PipelineSettings& out) {
   const auto key = place.key;
   if (key == "segment") return read_value(place, out.segment);
   if (key == "size") return read_size(place, out.size);
@@ -82,6 +32,12 @@ Expected<void> read_key(const Place& place, PipelineSettings& out) {
   if (key == "share") return read_value(place, out.share);
   if (key == "drain") return read_value(place, out.drain);
   if (key == "status") return read_value(place, out.status);
+  if (key == "ublk") {
+    auto devices = read_devices(place.file, *place.node);
+    if (!devices) return std::unexpected(devices.error());
+    out.devices = std::move(*devices);
+    return {};
+  }
   return fail(Status::bad_argument,
               fmt::format("{}:{}: unknown key '{}'", place.file, place.node->source().begin.line, key));
 }
@@ -111,6 +67,42 @@ Expected<void> in_range(std::string_view name, const std::optional<std::chrono::
                 fmt::format("{}: expected 0, or {} ms to 1 h", name,
                             std::chrono::duration_cast<std::chrono::milliseconds>(low).count()));
   out = *found;
+  return {};
+}
+
+Expected<void> resolve_ingress(const PipelineSettings& settings, PipelineConfig& config) {
+  const bool count = settings.count.value_or(false);
+  if (settings.sink.has_value() == count)
+    return fail(Status::bad_argument, count ? "sink and count exclude each other"
+                                            : "sink: missing, expected a directory, or count instead");
+  if (settings.sink && settings.sink->empty())
+    return fail(Status::bad_argument, "sink: empty, expected a directory");
+  const auto endpoint = parse_endpoint(*settings.tcp);
+  if (!endpoint) return std::unexpected(endpoint.error());
+  config.sink = settings.sink.value_or("");
+  config.host = endpoint->host;
+  config.port = endpoint->port;
+  config.workers = workers_default;
+  return in_range("workers", settings.workers, 1, 64, config.workers);
+}
+
+// What would have no effect was meant for something.
+Expected<void> check_no_ingress(const PipelineSettings& settings) {
+  if (settings.devices.empty())
+    return fail(Status::bad_argument,
+                "tcp: missing, expected HOST:PORT, or [[ublk]] tables in the configuration");
+  const std::pair<std::string_view, bool> given[] = {
+      {"workers", settings.workers.has_value()},
+      {"sink", settings.sink.has_value()},
+      {"count", settings.count.has_value()},
+      {"buffers", settings.buffers.has_value()},
+      {"buffer-size", settings.buffer_size.has_value()},
+      {"max-connections", settings.max_connections.has_value()},
+      {"share", settings.share.has_value()},
+  };
+  for (const auto& [name, present] : given)
+    if (present)
+      return fail(Status::bad_argument, fmt::format("{}: found without tcp, which it belongs to", name));
   return {};
 }
 
@@ -163,25 +155,16 @@ Expected<PipelineSettings> read_settings(const std::string& path) {
 
 Expected<PipelineConfig> resolve(const PipelineSettings& settings) {
   PipelineConfig config;
-  const bool count = settings.count.value_or(false);
   if (!settings.segment || settings.segment->empty())
     return fail(Status::bad_argument, "segment: missing, expected the path of the segment");
-  if (!settings.tcp) return fail(Status::bad_argument, "tcp: missing, expected HOST:PORT");
-  if (settings.sink.has_value() == count)
-    return fail(Status::bad_argument, count ? "sink and count exclude each other"
-                                            : "sink: missing, expected a directory, or count instead");
-  if (settings.sink && settings.sink->empty())
-    return fail(Status::bad_argument, "sink: empty, expected a directory");
   config.segment = *settings.segment;
-  config.sink = settings.sink.value_or("");
-  const auto endpoint = parse_endpoint(*settings.tcp);
-  if (!endpoint) return std::unexpected(endpoint.error());
-  config.host = endpoint->host;
-  config.port = endpoint->port;
+  config.devices = settings.devices;
+  if (auto received = settings.tcp ? resolve_ingress(settings, config) : check_no_ingress(settings);
+      !received)
+    return std::unexpected(received.error());
 
   const std::array checks = {
       in_range("size", settings.size, 64 * 1024, std::uint64_t{1} << 44, config.size),
-      in_range("workers", settings.workers, 1, 64, config.workers),
       in_range("queue-capacity", settings.queue_capacity, 2, 1 << 20, config.queue_capacity),
       in_range("buffers", settings.buffers, 2, 32768, config.buffers),
       in_range("buffer-size", settings.buffer_size, 64, 1 << 20, config.buffer_size),

@@ -3,12 +3,14 @@
 #pragma once
 
 #include "shm/status.hpp"
+#include "tools/sluice/pipeline_devices.hpp"
 
 #include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace sluice::tools {
 
@@ -27,10 +29,13 @@ struct PipelineSettings {
   std::optional<std::uint64_t> share;
   std::optional<std::chrono::nanoseconds> drain;
   std::optional<std::chrono::nanoseconds> status;
+  std::vector<DeviceSettings> devices;  // of the file; no flags make any
 
   /// What `over` says wins. A handler (sink, count) there replaces the handler here.
   void override_with(const PipelineSettings& over);
 };
+
+inline constexpr std::uint32_t workers_default = 2;
 
 struct PipelineConfig {
   std::string segment;
@@ -38,8 +43,8 @@ struct PipelineConfig {
                        << 30;  // most payload of a segment that is created; the file is sparse
   std::string host;
   std::uint16_t port = 0;
-  std::uint32_t workers = 2;
-  std::string sink;  // a directory; empty: the workers only count
+  std::uint32_t workers = 0;  // 0: no tcp, and so no ingress
+  std::string sink;           // a directory; empty: the workers only count
   std::uint32_t queue_capacity = 4096;
   std::uint32_t buffers = 512;
   std::uint32_t buffer_size = 32 * 1024;
@@ -47,6 +52,7 @@ struct PipelineConfig {
   std::uint32_t share = 0;  // 0: a quarter of the buffers
   std::chrono::nanoseconds drain = std::chrono::seconds(5);
   std::chrono::nanoseconds status{0};
+  std::vector<DeviceSettings> devices;
 };
 
 /// Parse a configuration. `name` is what messages call it.

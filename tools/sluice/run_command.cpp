@@ -3,8 +3,8 @@
 
 #include "tools/common/command_line.hpp"
 #include "tools/common/format.hpp"
-#include "tools/sluice/child_side.hpp"
 #include "tools/sluice/commands.hpp"
+#include "tools/sluice/pipeline_children.hpp"
 #include "tools/sluice/pipeline_config.hpp"
 #include "tools/sluice/sink.hpp"
 
@@ -15,7 +15,6 @@
 #include <memory>
 #include <string>
 #include <utility>
-#include <vector>
 
 namespace sluice::tools {
 
@@ -80,66 +79,6 @@ Expected<Segment> open_or_create(const PipelineConfig& config) {
   return segment;
 }
 
-SupervisorOptions supervisor_options(const PipelineConfig& config, std::uint64_t first_flow) {
-  SupervisorOptions options;
-  options.workers = config.workers;
-  options.queue_capacity = config.queue_capacity;
-  options.drain_grace = config.drain;
-  options.status_interval = config.status;
-  options.first_flow = first_flow;
-  options.ingress_arguments = [config](const std::vector<std::string>& streams, const std::string& address,
-                                       int ready_fd) -> std::vector<std::string> {
-    return {"sluice",
-            "ingress",
-            "--segment",
-            config.segment,
-            "--tcp",
-            address.empty() ? format_endpoint({config.host, config.port}) : address,
-            "--streams",
-            join_names(streams),
-            "--buffers",
-            fmt::to_string(config.buffers),
-            "--buffer-size",
-            fmt::to_string(config.buffer_size),
-            "--max-connections",
-            fmt::to_string(config.max_connections),
-            "--share",
-            fmt::to_string(config.share),
-            "--drain",
-            fmt::format("{}ns", config.drain.count()),
-            "--ready-fd",
-            fmt::to_string(ready_fd)};
-  };
-  options.worker_arguments = [config](const std::string& name, const std::vector<std::string>& streams,
-                                      int ready_fd) {
-    std::vector<std::string> arguments = {
-        "sluice", "worker",    "--segment",         config.segment, "--name",
-        name,     "--streams", join_names(streams), "--ready-fd",   fmt::to_string(ready_fd)};
-    if (config.sink.empty())
-      arguments.emplace_back("--count");
-    else
-      arguments.insert(arguments.end(), {"--sink", config.sink});
-    return arguments;
-  };
-  options.is_refusal = [](int exit_code) {
-    switch (static_cast<ExitCode>(exit_code)) {
-      case ExitCode::usage:
-      case ExitCode::not_found:
-      case ExitCode::incompatible:
-      case ExitCode::corrupt:
-      case ExitCode::permission: return true;
-      default: return false;
-    }
-  };
-  options.log = [](std::string_view line) { print_error(line); };
-  options.ready = [config](const PipelineAddresses& addresses) {
-    fmt::print("ready: listening on {}, {} worker{}, segment {}\n", addresses.ingress, config.workers,
-               config.workers == 1 ? "" : "s", config.segment);
-    std::fflush(stdout);
-  };
-  return options;
-}
-
 ExitCode exit_code_of(const SupervisorReport& report) {
   switch (report.end) {
     case SupervisorEnd::drained: return ExitCode::ok;
@@ -167,7 +106,13 @@ ExitCode run_pipeline(const RunFlags& flags) {
   if (!segment) return report(segment.error());
   auto session = Session::join(std::move(*segment), "supervisor");
   if (!session) return report(session.error());
-  auto supervisor = Supervisor::create(*session, supervisor_options(*config, sink.first_flow));
+  auto options = supervisor_options(*config, sink.first_flow);
+  options.log = [](std::string_view line) { print_error(line); };
+  options.ready = [&config](const PipelineAddresses& addresses) {
+    fmt::print("{}\n", ready_line(*config, addresses));
+    std::fflush(stdout);
+  };
+  auto supervisor = Supervisor::create(*session, std::move(options));
   if (!supervisor) return report(supervisor.error());
 
   const auto result = (*supervisor)->run();
@@ -184,11 +129,13 @@ ExitCode run_pipeline(const RunFlags& flags) {
 }  // namespace
 
 void add_run_command(CLI::App& app) {
-  auto* command = app.add_subcommand("run", "Run a pipeline: an ingress and its workers, supervised");
+  auto* command = app.add_subcommand(
+      "run", "Run a pipeline: an ingress and its workers, block devices, or both, supervised");
   command->footer(std::string(run_notes) + exit_code_footer());
   auto flags = std::make_shared<RunFlags>();
   auto& settings = flags->settings;
-  command->add_option("--config", flags->config_file, "TOML file with these settings; flags override it");
+  command->add_option("--config", flags->config_file,
+                      "TOML file with these settings, and [[ublk]] tables; flags override it");
   command->add_option("--segment", settings.segment, "The segment; created if it is missing");
   flags->size_option =
       add_size_option(*command, "--size", flags->size,
