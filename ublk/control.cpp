@@ -50,7 +50,9 @@ std::unexpected<Error> no_driver(const std::string& node) {
 
 std::optional<pid_t> ublk_server_parent(const DeviceInfo& info) {
   if (info.server_pid <= 0) return std::nullopt;
-  // "pid (name) state parent …", and the name may have anything in it.
+  // "pid (name) state parent …", and the name may have anything in it. Further on, the size of its memory: a process that
+  // is ending has none left when its files are closed and its locks are free.
+  constexpr int fields_between = 18;
   std::ifstream file(fmt::format("/proc/{}/stat", info.server_pid));
   std::string stat;
   std::getline(file, stat);
@@ -58,8 +60,13 @@ std::optional<pid_t> ublk_server_parent(const DeviceInfo& info) {
   if (name_end == std::string::npos) return std::nullopt;
   char state = 'X';
   pid_t parent = 0;
-  std::istringstream(stat.substr(name_end + 1)) >> state >> parent;
-  if (state == 'Z' || state == 'X') return std::nullopt;
+  std::uint64_t memory_bytes = 0;
+  std::istringstream fields(stat.substr(name_end + 1));
+  fields >> state >> parent;
+  std::string skipped;
+  for (int i = 0; i < fields_between; ++i) fields >> skipped;
+  fields >> memory_bytes;
+  if (state == 'Z' || state == 'X' || memory_bytes == 0) return std::nullopt;
   return parent;
 }
 

@@ -94,7 +94,7 @@ class UblkControl {
   bool knows_features_ = false;
 };
 
-/// Whether the process that serves the device, as the driver knows it, is there and not a zombie.
+/// Whether the process that serves the device, as the driver knows it, is there and neither ending nor a zombie.
 bool ublk_server_runs(const ublk_abi::DeviceInfo& info);
 
 /// The parent of the process that serves the device, if that runs; 0 if it is in another pid namespace.

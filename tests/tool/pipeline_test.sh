@@ -408,6 +408,38 @@ bad_input() {
   [[ ! -e "$segment.bad" ]] || failed "a segment was left behind"
 }
 
+write_devices() {  # write_devices LINE…: a configuration with these lines below its [[ublk]]
+  printf 'segment = "%s"\n[[ublk]]\n' "$segment" >"$dir/devices.toml"
+  printf '%s\n' "$@" >>"$dir/devices.toml"
+}
+
+bad_devices() {
+  write_devices 'name = "disk"' 'target = "loop"'
+  expect_error 2 "devices.toml:4: target: found 'loop', expected one of null, file, store" --config "$dir/devices.toml"
+  write_devices 'name = "disk"' 'target = "null"' 'quues = 2'
+  expect_error 2 "devices.toml:5: unknown key 'quues' in \[\[ublk\]\], expected one of name, " --config "$dir/devices.toml"
+  write_devices 'target = "null"'
+  expect_error 2 'devices.toml:2: name: missing' --config "$dir/devices.toml"
+  write_devices 'name = "disk"' 'target = "null"'
+  expect_error 2 'workers: found without tcp' --config "$dir/devices.toml" --workers 2
+  [[ ! -e "$segment" ]] || failed "a segment was left behind"
+}
+
+# What the server says is the one line, and its exit code the pipeline's; beside an ingress too, which drains.
+devices_without_driver() {
+  if [[ -e /dev/ublk-control ]]; then
+    echo "the driver is there: left out"
+    return
+  fi
+  write_devices 'name = "disk"' 'target = "null"' 'size = "1MiB"'
+  expect_error 3 '/dev/ublk-control is missing' --config "$dir/devices.toml"
+  expect "bytes on stdout" "$(wc -c <"$dir/out")" 0
+  expect_error 3 '/dev/ublk-control is missing' --config "$dir/devices.toml" --tcp 127.0.0.1:0 --count
+  write_devices 'name = "disk"' 'target = "file"' 'queues = 0'
+  expect_error 2 'queues is 0, expected 1 to' --config "$dir/devices.toml"
+  expect_sound
+}
+
 small_mount() {  # small_mount DIRECTORY SIZE: false where mounting is not permitted
   mkdir -p "$1"
   mount -t tmpfs -o "size=$2" none "$1" 2>/dev/null || return 1
@@ -449,7 +481,8 @@ file_systems_full() {
 }
 
 all=(plain count_only config_file worker_killed worker_killed_in_drain ingress_killed supervisor_killed all_killed
-  fewer_workers silent_and_rude_clients more_connections_than_allowed forced segment_removed two_at_once bad_input file_systems_full)
+  fewer_workers silent_and_rude_clients more_connections_than_allowed forced segment_removed two_at_once bad_input bad_devices
+  devices_without_driver file_systems_full)
 (( $# > 0 )) || set -- "${all[@]}"
 for name in "$@"; do
   begin "$name"

@@ -179,6 +179,25 @@ constexpr std::string_view disk = "name = \"d\"\ntarget = \"null\"\n";
 
 }  // namespace
 
+TEST_CASE("config: the documentation's example of block devices is read", "[tools][config]") {
+  const auto bytes = read_file(SLUICE_SOURCE_DIR "/docs/pipeline.md");
+  const std::string page(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const std::string fence = "```toml\n";
+  const auto begin = page.rfind(fence) + fence.size();
+  const auto config = must(
+      resolve(must(parse_settings(page.substr(begin, page.find("```", begin) - begin), "docs/pipeline.md"))));
+  REQUIRE(config.devices.size() == 2);
+  CHECK(config.devices[0].name == "scratch");
+  CHECK(config.devices[1].target == "file");
+  // And every key is in the table above it.
+  for (const auto* key :
+       {"name", "target", "path", "size", "queues", "depth", "max-io", "data", "recovery", "faults",
+        "lock-memory", "read-only", "id", "publish", "publish-policy", "mirror"}) {
+    CAPTURE(key);
+    CHECK(page.find("`" + std::string(key) + "`", page.find("## Block devices")) < begin);
+  }
+}
+
 TEST_CASE("config: block devices need no tcp, and nothing that belongs to it", "[tools][config]") {
   auto settings = must(parse_settings(table(disk), "f"));
   const auto config = must(resolve(settings));

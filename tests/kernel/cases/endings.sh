@@ -230,6 +230,30 @@ case_take_over_two_at_once() {
   wait "$server_b"
 }
 
+# A server that still lives may be about to die: that is waited for, unless both have one parent.
+case_take_over_from_the_dying() {
+  disk 16M
+  start add --target file --path disk.img
+  taken="$id" dying="$server"
+  (sleep 0.7 && kill -KILL "$dying") &
+  start add --take-over --target file --path disk.img
+  [ "$id" = "$taken" ] || flunk "device $id, $taken was left"
+  stop
+  start add --target null --size 2MiB
+  taken="$id" dying="$server"
+  (sleep 0.7 && kill -KILL "$dying") &
+  rm -f "$scratch/ready"
+  sh -c 'sluice ublk add --take-over --target null --size 2MiB & echo "$!" >pid && wait' >"$scratch/ready" &
+  eventually 60 grep -q '^ready' "$scratch/ready" || flunk "no server: $(cat "$scratch/ready")"
+  cat pid >>"$scratch/pids"
+  grep -q "^ready: /dev/ublkb$taken," "$scratch/ready" || flunk "$(cat "$scratch/ready"), $taken was left"
+  start add --take-over --target null --size 2MiB
+  [ "$id" != "$taken" ] || flunk "a device was taken from a server that lives"
+  stop
+  kill -TERM "$(cat pid)"
+  eventually 20 test ! -e "/dev/ublkb$taken"
+}
+
 case_ext4_through_a_kill() {
   disk 256M
   start add --target file --path disk.img --queues 2
