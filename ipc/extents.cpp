@@ -107,8 +107,10 @@ std::expected<Reference, Status> ExtentWriter::put(Lane& lane, std::uint64_t pos
   auto& heap = lane.heap();
   if (position >= slots_.count()) return std::unexpected(Status::bad_argument);
   if (!block || block.cell >= heap.lane().cell_count ||
-      load(heap.cell(block.cell).handle, relaxed) != block.handle.value)
+      load(heap.cell(block.cell).handle, relaxed) != block.handle.value ||
+      !is_live(heap.segment(), block.handle))
     return std::unexpected(Status::stale);
+  if (load(heap.cell(block.cell).aux, relaxed) != cell_aux::at_rest) return std::unexpected(Status::busy);
   if (load(slots_.slots[position], relaxed) == block.handle.value)
     return std::unexpected(Status::bad_argument);
   const auto old = begin(lane, position);

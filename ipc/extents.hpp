@@ -72,10 +72,12 @@ class ExtentWriter {
 
   /// Move `block` into a position. What was there becomes the lane's: returned, null if it was no block.
   ///
-  /// errors  bad_argument  no such position, or the very block is there already; stale  not the lane's; no_cell. Nothing changed then
+  /// errors  bad_argument  no such position, or the very block is there already
+  ///         stale  not the lane's, or given up; busy  a device has it; no_cell. Nothing changed then
   /// threads the lane's own; no locked instruction
   std::expected<Reference, Status> put(Lane& lane, std::uint64_t position, Reference block) noexcept;
-  /// Take what is in a position out of it, and leave 0, or extent_zeroes in a page's.  errors  no_cell
+  /// Take what is in a position out of it, and leave 0, or extent_zeroes in a page's.
+  /// errors  bad_argument  no such position; no_cell. Nothing changed then
   std::expected<Reference, Status> take(Lane& lane, std::uint64_t position, std::uint64_t leave = 0) noexcept;
 
   explicit operator bool() const noexcept { return row_ != nullptr; }
