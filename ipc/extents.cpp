@@ -51,6 +51,8 @@ std::expected<ExtentWriter, Status> ExtentWriter::claim(const Segment& segment, 
   const auto word = load(row.word, acquire);  // Q2 <- Q1 (create)
   if (queue_word::state(word) != QueueState::ready || queue_word::Era::get(word) != map.era)
     return std::unexpected(Status::stale);
+  if (load(row.kind, relaxed) == static_cast<std::uint32_t>(QueueKind::stream))
+    return std::unexpected(Status::bad_argument);
   const auto slots = sound_extents(segment, row);
   if (!slots) return std::unexpected(Status::corrupt);
   const auto self = process_claim::make(process.row(), process.incarnation());

@@ -59,7 +59,8 @@ class ExtentWriter {
  public:
   ExtentWriter() = default;
   /// Take the writer's role for this process.
-  /// errors  busy  another process has it, or died with it and is not recovered; stale, corrupt, bad_argument
+  /// errors  busy  another process has it, or died with it and is not recovered; stale  the map is gone
+  ///         bad_argument  it is no map, or the process has not joined; corrupt
   static std::expected<ExtentWriter, Status> claim(const Segment& segment, const Membership& process,
                                                    QueueId map) noexcept;
   ExtentWriter(ExtentWriter&& other) noexcept { *this = std::move(other); }

@@ -128,10 +128,13 @@ Expected<QueueId> find_queue(const Segment& segment, std::string_view name) {
 }
 
 Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity) {
-  if (auto found = find_queue(lane.segment(), name)) return found;
-  auto created = create_stream(lane, name, capacity);
-  if (!created && created.error().status == Status::exists) return find_queue(lane.segment(), name);
-  return created;
+  auto id = find_queue(lane.segment(), name);
+  if (!id) id = create_stream(lane, name, capacity);
+  if (!id && id.error().status == Status::exists) id = find_queue(lane.segment(), name);
+  if (id && load(queue_row(lane.segment(), id->index).kind, relaxed) ==
+                static_cast<std::uint32_t>(QueueKind::extents))
+    return fail(Status::bad_argument, fmt::format("queue {}: found an extent map, expected a stream", name));
+  return id;
 }
 
 std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexcept {

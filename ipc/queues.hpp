@@ -51,13 +51,13 @@ std::optional<QueueStorage> sound_storage(const Segment& segment, const QueueRow
 /// name      [1, 63] bytes without zero bytes
 /// capacity  messages, rounded up to a power of two, at most queue_capacity_max
 /// errors    exists; busy  somebody is creating that name at this moment, try again
-///           exhausted  directory or heap full; bad_argument
+///           exhausted  directory or heap full; too_large  for all of the segment; bad_argument
 Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t capacity);
 
 /// errors  not_found
 Expected<QueueId> find_queue(const Segment& segment, std::string_view name);
 
-/// find_queue, or create_stream where there is none.
+/// find_queue, or create_stream where there is none.  errors  as both; bad_argument  the name is no stream's
 Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity);
 
 /// Where a stream's ring lies: what its row said, each number read once and then checked. Who reads a segment

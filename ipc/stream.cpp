@@ -12,6 +12,8 @@ std::expected<QueueRow*, Status> ready_stream(const Segment& segment, QueueId qu
   const auto word = load(row.word, acquire);  // Q2 <- Q1 (create)
   if (queue_word::state(word) != QueueState::ready || queue_word::Era::get(word) != queue.era)
     return std::unexpected(Status::stale);
+  if (load(row.kind, relaxed) == static_cast<std::uint32_t>(QueueKind::extents))
+    return std::unexpected(Status::bad_argument);
   if (!stream_is_sound(segment, row)) return std::unexpected(Status::corrupt);
   return &row;
 }

@@ -23,7 +23,8 @@ namespace sluice {
 class StreamProducer {
  public:
   StreamProducer() = default;
-  /// Take the producer's role.  errors  busy  another lane has it; stale  the queue is gone
+  /// Take the producer's role.
+  /// errors  busy  another lane has it; stale  the queue is gone; bad_argument  it is no stream; corrupt
   static std::expected<StreamProducer, Status> claim(Lane& lane, QueueId queue) noexcept;
   StreamProducer(StreamProducer&& other) noexcept { *this = std::move(other); }
   StreamProducer& operator=(StreamProducer&& other) noexcept;
