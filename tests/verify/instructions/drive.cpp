@@ -100,7 +100,7 @@ class Driver {
     Operation recovery = operation_;
     recovery.set_up = get_ready_to_recover;
     recovery.act = recover_the_dead;
-    recovery.pushes = recovery.pops = 0;
+    recovery.pushes = recovery.pops = recovery.happens = 0;
     for (std::uint64_t state = options_.is_short ? middle_state() : 0;; ++state) {
       Scene scene(operation_, &progress_);
       Image image(scene.survivor.segment(), operation_.writes_blocks);

@@ -8,27 +8,25 @@
 
 namespace sluice::verify {
 
-Positions positions_of(const Segment& segment, QueueId stream) {
-  const auto& row = queue_row(segment, stream.index);
-  return {pushed_messages(segment, row), load(row.head, acquire)};
-}
-
 Judge::Judge(const Operation& operation, test::Survivor& survivor)
-    : operation_(operation),
-      survivor_(survivor),
-      before_(positions_of(survivor.segment(), survivor.stream)),
-      last_(before_) {}
+    : operation_(operation), survivor_(survivor), before_(positions_in(survivor.segment())), last_(before_) {}
+
+Positions Judge::positions_in(const Segment& segment) const {
+  const auto& row = queue_row(segment, survivor_.stream.index);
+  return {pushed_messages(segment, row), load(row.head, acquire), operation_.happened(segment)};
+}
 
 // Each end is where it was or one further, and once it was seen further it stays there: the operation happens
 // at one instruction.
 void Judge::check_positions(const Segment& segment, Complaints& complaints) {
-  const auto now = positions_of(segment, survivor_.stream);
+  const auto now = positions_in(segment);
   const auto check = [&](std::string_view what, std::uint64_t found, std::uint64_t last, std::uint64_t most) {
     if (found < last || found > most)
       complaints.push_back(fmt::format("{} is {}, expected {} to {}", what, found, last, most));
   };
   check("tail", now.tail, last_.tail, before_.tail + operation_.pushes);
   check("head", now.head, last_.head, before_.head + operation_.pops);
+  check("what has happened", now.happened, last_.happened, before_.happened + operation_.happens);
   last_ = now;
 }
 
@@ -62,9 +60,10 @@ Complaints Judge::judge_copy(const std::string& path) try {
   check_tables(session, complaints);
   check_positions(segment, complaints);
   const auto live = test::take_census(segment).live.size();
-  const auto expected = test::count_blocks_in_stream(segment, survivor_.stream);
+  const auto expected =
+      test::count_blocks_in_stream(segment, survivor_.stream) + test::count_blocks_in_maps(segment);
   if (live != expected)
-    complaints.push_back(fmt::format("{} blocks are live, {} wait in the stream", live, expected));
+    complaints.push_back(fmt::format("{} blocks are live, {} are in the stream or in maps", live, expected));
   const auto lane = must(session.claim_lane({.cells = 256}));
   check_rest(session, *lane, complaints);
   return complaints;
@@ -80,7 +79,9 @@ Complaints Judge::judge_alive() try {
   test::check_sound(session.segment(), complaints);
   check_tables(session, complaints);
   check_positions(session.segment(), complaints);
-  test::check_live(survivor_, test::count_blocks_in_stream(session.segment(), survivor_.stream), complaints);
+  const auto elsewhere = test::count_blocks_in_stream(session.segment(), survivor_.stream) +
+                         test::count_blocks_in_maps(session.segment());
+  test::check_live(survivor_, elsewhere, complaints);
   for (const auto& [reference, seed] : survivor_.kept) must(survivor_.lane->heap().release(reference));
   survivor_.kept.clear();
   check_rest(session, *survivor_.lane, complaints);
@@ -90,11 +91,13 @@ Complaints Judge::judge_alive() try {
 }
 
 Complaints Judge::judge_completed() const {
-  const auto now = positions_of(survivor_.segment(), survivor_.stream);
+  const auto now = positions_in(survivor_.segment());
   Complaints complaints;
   if (now.tail != before_.tail + operation_.pushes || now.head != before_.head + operation_.pops)
     complaints.push_back(fmt::format("it returned at tail {}, head {}, expected {}, {}", now.tail, now.head,
                                      before_.tail + operation_.pushes, before_.head + operation_.pops));
+  if (now.happened != before_.happened + operation_.happens)
+    complaints.emplace_back("it returned, and has not happened");
   return complaints;
 }
 

@@ -9,11 +9,10 @@
 
 namespace sluice::verify {
 
-/// How far a stream is: messages ever pushed, and ever taken.
+/// How far things are: messages ever pushed into the stream, and ever taken; what else has happened.
 struct Positions {
-  std::uint64_t tail = 0, head = 0;
+  std::uint64_t tail = 0, head = 0, happened = 0;
 };
-Positions positions_of(const Segment& segment, QueueId stream);
 
 class Judge {
  public:
@@ -28,6 +27,7 @@ class Judge {
   Complaints judge_completed() const;
 
  private:
+  Positions positions_in(const Segment& segment) const;
   void check_positions(const Segment& segment, Complaints& complaints);
   void check_tables(const Session& session, Complaints& complaints) const;
   void check_rest(Session& session, Lane& lane, Complaints& complaints) const;

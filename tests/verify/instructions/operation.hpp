@@ -2,6 +2,7 @@
 // *_operations.cpp; a new operation is an entry there.
 #pragma once
 
+#include "ipc/extents.hpp"
 #include "tests/support/model.hpp"
 #include "tests/support/survivor.hpp"
 #include "tests/verify/support/stepper.hpp"
@@ -41,6 +42,7 @@ struct Actor {
   std::unique_ptr<Lane> lane, second;  // destroyed before the session
   StreamProducer producer;             // destroyed before the lanes
   StreamConsumer consumer;
+  ExtentWriter writer;
   std::vector<Reference> held;
   Message message{};
 };
@@ -63,6 +65,10 @@ struct Operation {
   std::function<void(test::Survivor&)> prepare = [](test::Survivor&) {};  // before the actor exists
   // What `act` adds to the stream and takes from it: nothing, or once, at one instruction.
   std::uint64_t pushes = 0, pops = 0;
+  // For what no stream shows: how often it has happened, as the segment tells, and how often `act` does it: not at
+  // all, or once, at one instruction. Throws for what can be neither before nor after.
+  std::function<std::uint64_t(const Segment&)> happened = [](const Segment&) { return std::uint64_t{0}; };
+  std::uint64_t happens = 0;
   // Beyond the model: what must hold after recovery, whether the operation happened or not.
   std::function<void(const Recovered&)> check = [](const Recovered&) {};
   std::uint64_t units = 10;
@@ -73,6 +79,7 @@ struct Operation {
 std::vector<Operation> heap_operations();
 std::vector<Operation> stream_operations();
 std::vector<Operation> shared_operations();
+std::vector<Operation> extent_operations();
 std::vector<Operation> process_operations();
 std::vector<Operation> recovery_operations();  // beyond those of every death in the others
 
