@@ -5,11 +5,13 @@
 #include "ipc/stream.hpp"
 #include "tests/support/census.hpp"
 #include "tests/support/child.hpp"
+#include "tests/support/crash.hpp"
 #include "tests/support/temp_segment.hpp"
 
 #include <catch2/catch.hpp>
 
 #include <array>
+#include <csignal>
 #include <cstring>
 #include <functional>
 #include <optional>
@@ -57,10 +59,19 @@ struct MapRig : Rig {
 
 /// A child that writes the map, and lives until it is told to go or is killed.
 struct OtherWriter {
-  explicit OtherWriter(const std::string& path)
+  explicit OtherWriter(const std::string& path, bool in_a_take = false)
       : child([&](ChildLink& link) {
-          const auto session = must(Session::open(path, "writer"));
-          const auto writer = claim(session);
+          auto session = must(Session::open(path, "writer"));
+          auto writer = claim(session);
+          const auto lane = must(session.claim_lane());
+          const Meanwhile moving("extents.take.stored", [&] {
+            link.ready();
+            link.wait_go();
+          });
+          if (in_a_take) {
+            must(writer.put(*lane, 0, patterned(*lane, extent_page_bytes, 1)));
+            must(writer.take(*lane, 0));
+          }
           link.ready();
           link.wait_go();
         }) {
@@ -412,6 +423,22 @@ TEST_CASE("extents: a dead writer's role is free once its process was recovered,
   CHECK(rig.session.recover_dead().processes == 1);
   const auto writer = must(rig.try_claim());
   CHECK(process_claim::Row::get(rig.row().writer) == rig.session.membership().row());
+}
+
+TEST_CASE("extents: a role whose process is being recovered is not free yet", "[ipc]") {
+  const auto point = GENERATE("recover.process.claimed", "recover.lane.moves", "recover.lane.released");
+  CAPTURE(point);
+  MapRig rig;
+  OtherWriter other(rig.file.path(), true);
+  other.child.kill_and_wait();
+  const auto recoverer = run_child([&] {
+    kill_self_at(point);
+    must(Session::open(rig.file.path(), "recoverer"));
+  });
+  REQUIRE(recoverer.signal == SIGKILL);
+  CHECK(rig.try_claim().error() == Status::busy);
+  CHECK(rig.session.recover_dead().processes == 2);
+  CHECK(rig.try_claim());
 }
 
 TEST_CASE("extents: a dead writer's role does not pass to who joins in its row", "[ipc]") {
