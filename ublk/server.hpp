@@ -96,7 +96,7 @@ class UblkServer {
   UblkCounters counters() const noexcept;
 
  private:
-  struct QueueThread;
+  class QueueThread;
 
   explicit UblkServer(UblkControl control) noexcept;
   Expected<void> come(const UblkOptions& options);
