@@ -12,8 +12,9 @@ namespace {
 constexpr std::string_view map_name = "device";
 constexpr std::uint64_t pages = 32;
 constexpr std::uint64_t rounds[] = {1000, 2000};  // seeds of the bytes: the survivor's, then the victim's
-// Two pages, the group over the second of them, a page that has nothing yet, a group.
-constexpr std::uint64_t positions[] = {0, 17, pages + 1, 5, pages};
+// A page, a group (a victim dies at its first and second passing of a point), a page of that group, a page that has
+// nothing yet, a group.
+constexpr std::uint64_t positions[] = {0, pages + 1, 17, 5, pages};
 constexpr std::uint64_t empty_at_first = 5;
 
 std::size_t bytes_at(std::uint64_t position) {
