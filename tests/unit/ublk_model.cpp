@@ -20,8 +20,11 @@ std::vector<std::byte> pattern(std::uint64_t seed, std::size_t bytes) {
   return content;
 }
 
-ModelDriver::ModelDriver(std::uint16_t depth, bool copies)
-    : copies_(copies), tags_(depth), ring_(must(Ring::open(64, 128))) {}
+ModelDriver::ModelDriver(std::uint16_t depth, bool copies) : copies_(copies), tags_(depth) {}
+
+bool ModelDriver::can_ask() const {
+  return std::ranges::any_of(tags_, [](const Tag& tag) { return tag.owner == Owner::driver && !tag.asked; });
+}
 
 std::uint16_t ModelDriver::ask(ModelRequest request) {
   const auto free =
@@ -38,17 +41,45 @@ std::size_t ModelDriver::with_driver() const {
   return static_cast<std::size_t>(std::ranges::count(tags_, Owner::driver, &Tag::owner));
 }
 
+void ModelDriver::server_died(bool reissue) {
+  commands_.clear();
+  events_.clear();
+  prepared_.clear();
+  performed_.clear();
+  for (std::uint16_t number = 0; number < tags_.size(); ++number) {
+    Tag& tag = tags_[number];
+    if (tag.owner == Owner::server) {
+      if (reissue)
+        tag.asked = true;
+      else
+        results_.push_back({.tag = number, .result = -EIO, .data = {}});
+      if (reissue && tag.request.operation == Operation::read) tag.request.data.clear();
+    }
+    tag.owner = Owner::nobody;
+  }
+}
+
 bool ModelDriver::fetch(std::uint16_t tag, std::uint64_t address) noexcept {
+  if (std::exchange(refuse_entry_, false)) return false;
   commands_.push_back({true, tag, 0, address});
   return true;
 }
 
 bool ModelDriver::commit(std::uint16_t tag, std::int32_t result, std::uint64_t address) noexcept {
+  if (std::exchange(refuse_entry_, false)) return false;
   commands_.push_back({false, tag, result, address});
   return true;
 }
 
 io_uring_sqe* ModelDriver::prepare(std::uint32_t cookie) noexcept {
+  if (std::exchange(refuse_entry_, false)) return nullptr;
+  if (performer_) {
+    auto& entry = performed_.emplace_back();
+    std::memset(&entry, 0, sizeof entry);
+    io_uring_sqe_set_data64(&entry, cookie);
+    return &entry;
+  }
+  if (!ring_) ring_ = must(Ring::open(64, 128));
   io_uring_sqe* entry = ring_->next(cookie);
   if (entry != nullptr) prepared_.push_back(entry);
   return entry;
@@ -99,12 +130,14 @@ void ModelDriver::deliver(std::uint16_t number) {
                     .first_sector = request.sector,
                     .address = tag.address};
   if (copies_ && request.operation == Operation::write)
-    std::memcpy(reinterpret_cast<void*>(tag.address), request.data.data(), request.data.size());
+    std::ranges::copy(request.data, reinterpret_cast<std::byte*>(tag.address));
   post({.number = number, .result = 0});
 }
 
 Status ModelDriver::wait(std::chrono::nanoseconds timeout) noexcept {
   timeout_ = timeout;
+  failed_errno_ = std::exchange(wait_errno_, 0);
+  if (failed_errno_ != 0) return Status::io_error;
   const auto commits = static_cast<std::size_t>(std::ranges::count(commands_, false, &Command::fetch));
   if (commits != 0) batches_.push_back(commits);
   for (const Command& command : std::exchange(commands_, {})) run(command);
@@ -117,9 +150,28 @@ Status ModelDriver::wait(std::chrono::nanoseconds timeout) noexcept {
       post({.number = tag, .result = -ENODEV});
     }
   }
+  if (std::exchange(woken_, false)) post({.kind = DriverEvent::Kind::wake});
+  perform();
+  return ring_ ? reap_ring() : Status::ok;
+}
+
+void ModelDriver::perform() {
+  for (auto entry = performed_.begin(); entry != performed_.end();) {
+    const auto result = performer_(*entry);
+    if (!result) {
+      ++entry;
+      continue;
+    }
+    post({.kind = DriverEvent::Kind::target,
+          .number = static_cast<std::uint32_t>(entry->user_data),
+          .result = *result});
+    entry = performed_.erase(entry);
+  }
+}
+
+Status ModelDriver::reap_ring() {
   for (const io_uring_sqe* entry : prepared_) entries_.push_back(*entry);
   in_ring_ += std::exchange(prepared_, {}).size();
-  if (std::exchange(woken_, false)) post({.kind = DriverEvent::Kind::wake});
   // Nothing else can happen: wait for the target's own I/O, if it has any.
   const bool quiet = events_.empty() && in_ring_ != 0;
   const Status waited =

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -47,6 +48,17 @@ class ModelDriver final : public DriverQueue {
   }
   /// The next commit of any tag is answered with -error.
   void refuse_commit(int error) { refuse_errno_ = error; }
+  /// The next wait() hands nothing over and fails with that errno.
+  void fail_wait(int error) { wait_errno_ = error; }
+  /// The next fetch(), commit() or prepare() has no entry.
+  void refuse_entry() { refuse_entry_ = true; }
+  /// Who does the target's entries, instead of a kernel: returns the result, or nothing for one that is still under
+  /// way and asked about again by the next wait().
+  using Performer = std::function<std::optional<std::int32_t>(const io_uring_sqe&)>;
+  void perform_entries(Performer performer) { performer_ = std::move(performer); }
+  /// The server is gone with all that it had prepared; the next one fetches every tag. Requests that it had arrive
+  /// again with `reissue`, and else end with EIO.
+  void server_died(bool reissue);
 
   const std::vector<ModelResult>& results() const { return results_; }
   const std::vector<std::string>& violations() const { return violations_; }
@@ -57,6 +69,8 @@ class ModelDriver final : public DriverQueue {
   /// Entries of the target, as they were submitted.
   const std::vector<io_uring_sqe>& entries() const { return entries_; }
   std::size_t with_driver() const;
+  /// Whether ask() has a tag.
+  bool can_ask() const;
   /// What the last wait() was given.
   std::chrono::nanoseconds timeout() const { return timeout_; }
 
@@ -66,7 +80,7 @@ class ModelDriver final : public DriverQueue {
   bool commit(std::uint16_t tag, std::int32_t result, std::uint64_t address) noexcept override;
   io_uring_sqe* prepare(std::uint32_t cookie) noexcept override;
   Status wait(std::chrono::nanoseconds timeout) noexcept override;
-  int errno_value() const noexcept override { return 0; }
+  int errno_value() const noexcept override { return failed_errno_; }
   std::span<const DriverEvent> events() noexcept override;
   std::optional<ublk_abi::Descriptor> descriptor(std::uint16_t tag) const noexcept override;
   ssize_t read_data(std::uint16_t tag, std::uint32_t offset, std::span<std::byte> to) noexcept override;
@@ -95,6 +109,8 @@ class ModelDriver final : public DriverQueue {
   void post(DriverEvent event) { events_.push_back(event); }
   void run(const Command& command);
   void complete(std::uint16_t number, std::int32_t result);
+  Status reap_ring();
+  void perform();
   void deliver(std::uint16_t number);
   ssize_t copied(std::uint16_t tag, Operation operation, std::uint32_t offset, std::size_t count);
 
@@ -106,13 +122,17 @@ class ModelDriver final : public DriverQueue {
   std::vector<ModelResult> results_;
   std::vector<std::string> violations_;
   std::vector<std::size_t> batches_;
-  std::unique_ptr<Ring> ring_;
+  std::unique_ptr<Ring> ring_;  // once the target has an entry for it
+  Performer performer_;
+  std::deque<io_uring_sqe> performed_;  // entries that the performer has
   std::vector<io_uring_sqe*> prepared_;
   std::vector<io_uring_sqe> entries_;
   std::size_t in_ring_ = 0;
   std::size_t copy_bytes_max_ = ~std::size_t{0};
   int copy_errno_ = 0;
   int refuse_errno_ = 0;
+  int wait_errno_ = 0, failed_errno_ = 0;
+  bool refuse_entry_ = false;
   std::chrono::nanoseconds timeout_{0};
   bool stopping_ = false;
   bool woken_ = false;
