@@ -1,86 +1,15 @@
-// Extent maps while everybody lives: what is where, who may write, what is refused. Deaths are in tests/crash.
-#include "ipc/extents.hpp"
-
-#include "ipc/audit.hpp"
+// Extent maps while everybody lives: what is where, and what is refused. Deaths are in tests/crash.
 #include "ipc/stream.hpp"
-#include "tests/support/census.hpp"
 #include "tests/support/child.hpp"
-#include "tests/support/crash.hpp"
-#include "tests/support/temp_segment.hpp"
-
-#include <catch2/catch.hpp>
+#include "tests/unit/extents_rig.hpp"
 
 #include <array>
-#include <csignal>
 #include <cstring>
 #include <functional>
 #include <optional>
 #include <random>
 
 namespace sluice::test {
-
-namespace {
-
-constexpr std::string_view map_name = "device";
-constexpr std::uint64_t pages = 64;
-constexpr std::uint64_t positions = pages + pages / extent_group_pages;
-
-std::size_t bytes_at(std::uint64_t position) {
-  return position < pages ? extent_page_bytes : extent_page_bytes * extent_group_pages;
-}
-
-Reference patterned(Lane& lane, std::size_t bytes, std::uint64_t seed) {
-  const auto block = must(lane.heap().allocate(bytes));
-  fill_pattern(lane.heap().bytes(block), seed);
-  return block;
-}
-
-ExtentWriter claim(const Session& session, std::string_view name = map_name) {
-  return must(ExtentWriter::claim(session.segment(), session.membership(),
-                                  must(find_queue(session.segment(), name))));
-}
-
-struct MapRig : Rig {
-  MapRig() : Rig(small_options(64)), map(must(create_extents(*lane, map_name, pages))) {}
-
-  QueueRow& row() const { return queue_row(segment(), map.index); }
-  std::expected<ExtentWriter, Status> try_claim() const {
-    return ExtentWriter::claim(segment(), session.membership(), map);
-  }
-  void check_sound(std::uint64_t blocks) const {
-    const auto report = audit(segment());
-    for (const auto& violation : report.violations) FAIL_CHECK("audit: " << violation.what);
-    for (const auto& line : take_census(segment()).contradictions()) FAIL_CHECK("census: " << line);
-    CHECK(report.counts.extents == blocks);
-  }
-
-  QueueId map;
-};
-
-/// A child that writes the map, and lives until it is told to go or is killed.
-struct OtherWriter {
-  explicit OtherWriter(const std::string& path, bool in_a_take = false)
-      : child([&](ChildLink& link) {
-          auto session = must(Session::open(path, "writer"));
-          auto writer = claim(session);
-          const auto lane = must(session.claim_lane());
-          const Meanwhile moving("extents.take.stored", [&] {
-            link.ready();
-            link.wait_go();
-          });
-          if (in_a_take) {
-            must(writer.put(*lane, 0, patterned(*lane, extent_page_bytes, 1)));
-            must(writer.take(*lane, 0));
-          }
-          link.ready();
-          link.wait_go();
-        }) {
-    must_hold(child.wait_ready(), "the other process has the role");
-  }
-  Child child;
-};
-
-}  // namespace
 
 // ---- What is where ---------------------------------------------------------------------------------------
 
@@ -176,18 +105,17 @@ TEST_CASE(
     auto session = must(Session::open(file.path(), "first"));
     const auto lane = must(session.claim_lane());
     must(create_extents(*lane, map_name, pages));
-    auto writer = claim(session);
+    auto writer = claim_writer(session);
     for (const std::uint64_t position : {std::uint64_t{0}, std::uint64_t{17}, pages + 1})
       must_hold(!must(writer.put(*lane, position, patterned(*lane, bytes_at(position), position))), "empty");
     must(writer.take(*lane, 18, extent_zeroes));
   });
   REQUIRE(ended.code == 0);
-  Rig rig(small_options(1));
   auto session = must(Session::open(file.path(), "second"));
   CHECK(session.recover_dead().processes == 0);
   CHECK(take_census(session.segment()).live.size() == 3);
   const auto lane = must(session.claim_lane());
-  auto writer = claim(session);
+  auto writer = claim_writer(session);
   CHECK(writer.at(18) == extent_zeroes);
   CHECK(writer.at(1) == 0);
   for (const std::uint64_t position : {std::uint64_t{0}, std::uint64_t{17}, pages + 1}) {
@@ -389,99 +317,6 @@ TEST_CASE("extents: the audit finds slots that hold what they cannot", "[ipc]") 
     rig.row().writer = process_claim::make(rig.segment().header().process_count, 1);
     expect("extents 0: written by process row 16, expected below 16");
   }
-}
-
-// ---- Who may write ---------------------------------------------------------------------------------------
-
-TEST_CASE("extents: one process writes at a time, and gives the role back", "[ipc]") {
-  MapRig rig;
-  auto writer = must(rig.try_claim());
-  CHECK(rig.try_claim().error() == Status::busy);
-  const auto refused = run_child([&] {
-    const auto session = must(Session::open(rig.file.path(), "second"));
-    const auto second = ExtentWriter::claim(session.segment(), session.membership(), rig.map);
-    must_hold(!second && second.error() == Status::busy, "refused");
-  });
-  CHECK(refused.code == 0);
-
-  auto moved = std::move(writer);
-  CHECK_FALSE(writer);  // NOLINT(bugprone-use-after-move): that is what it looks like afterwards
-  writer = {};
-  CHECK(rig.try_claim().error() == Status::busy);  // the moved one has it
-  moved = ExtentWriter{};
-  CHECK(rig.row().writer == 0);
-  { const auto again = must(rig.try_claim()); }
-  CHECK(rig.row().writer == 0);
-}
-
-TEST_CASE("extents: a dead writer's role is free once its process was recovered, not before", "[ipc]") {
-  MapRig rig;
-  OtherWriter other(rig.file.path());
-  CHECK(rig.try_claim().error() == Status::busy);
-  other.child.kill_and_wait();
-  CHECK(rig.try_claim().error() == Status::busy);
-  CHECK(rig.session.recover_dead().processes == 1);
-  const auto writer = must(rig.try_claim());
-  CHECK(process_claim::Row::get(rig.row().writer) == rig.session.membership().row());
-}
-
-TEST_CASE("extents: a role whose process is being recovered is not free yet", "[ipc]") {
-  const auto point = GENERATE("recover.process.claimed", "recover.lane.moves", "recover.lane.released");
-  CAPTURE(point);
-  MapRig rig;
-  OtherWriter other(rig.file.path(), true);
-  other.child.kill_and_wait();
-  const auto recoverer = run_child([&] {
-    kill_self_at(point);
-    must(Session::open(rig.file.path(), "recoverer"));
-  });
-  REQUIRE(recoverer.signal == SIGKILL);
-  CHECK(rig.try_claim().error() == Status::busy);
-  CHECK(rig.session.recover_dead().processes == 2);
-  CHECK(rig.try_claim());
-}
-
-TEST_CASE("extents: a dead writer's role does not pass to who joins in its row", "[ipc]") {
-  MapRig rig;
-  std::uint64_t row = 0;
-  {
-    OtherWriter other(rig.file.path());
-    row = process_claim::Row::get(rig.row().writer);
-    other.child.kill_and_wait();
-  }
-  rig.session.recover_dead();
-  const SharedWithChildren<std::atomic<std::uint64_t>> found;
-  Child next([&](ChildLink& link) {
-    const auto session = must(Session::open(rig.file.path(), "in its row"));
-    found->store(session.membership().row());
-    link.ready();
-    link.wait_go();
-  });
-  REQUIRE(next.wait_ready());
-  REQUIRE(found->load() == row);
-  CHECK(rig.try_claim());
-}
-
-TEST_CASE("extents: who leaves in order leaves the role free", "[ipc]") {
-  MapRig rig;
-  OtherWriter other(rig.file.path());
-  CHECK(rig.row().writer != 0);
-  other.child.go();
-  CHECK(other.child.wait().code == 0);
-  CHECK(rig.row().writer == 0);
-  CHECK(rig.try_claim());
-}
-
-TEST_CASE("extents: a child made by fork does not give its parent's role away", "[ipc]") {
-  MapRig rig;
-  auto writer = must(rig.try_claim());
-  const auto role = rig.row().writer;
-  const auto ended = run_child([&] { const auto copy = std::move(writer); });
-  CHECK(ended.code == 0);
-  CHECK(ended.signal == 0);
-  CHECK(rig.row().writer == role);
-  CHECK(rig.try_claim().error() == Status::busy);
-  must(writer.put(*rig.lane, 0, patterned(*rig.lane, extent_page_bytes, 1)));
 }
 
 }  // namespace sluice::test
