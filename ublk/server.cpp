@@ -29,7 +29,6 @@ using namespace ublk_internal;
 
 // How long the node of a new device may take to appear: udev may be at work.
 constexpr auto node_wait = seconds(5);
-constexpr int request_timeout_ms = 2000;  // of a server that lives the driver only begins the time anew
 // How long queues get to see that their device has stopped before they are ended all the same.
 constexpr auto queue_end_wait = seconds(5);
 
@@ -135,17 +134,7 @@ Expected<void> UblkServer::come(const UblkOptions& options) {
   if (came) came = start_queues(options.lock_memory);
   if (came) came = control_.start(info_.device_id);
   if (!came) return std::unexpected(first_of(std::move(came.error()), shut_down()));
-  shorten_request_timeout();
   return came;
-}
-
-// How soon the driver sees that a server has died with all tags. Of no use to one that lives, so no error if it cannot be.
-void UblkServer::shorten_request_timeout() const {
-  const UniqueFd file(::open(fmt::format("/sys/block/ublkb{}/queue/io_timeout", info_.device_id).c_str(),
-                             O_WRONLY | O_CLOEXEC));
-  const auto text = fmt::to_string(request_timeout_ms);
-  if (file) [[maybe_unused]]
-    const auto written = ::write(file.get(), text.data(), text.size());
 }
 
 Expected<void> UblkServer::add_device(const UblkOptions& options) {

@@ -106,7 +106,6 @@ class UblkServer {
   Expected<void> check_target();
   Expected<void> claim_left_device();
   Expected<void> start_recovery();
-  void shorten_request_timeout() const;
   std::optional<ublk_abi::DeviceInfo> find_left_device(std::uint32_t id);
   Expected<void> take(const ublk_abi::DeviceInfo& left, bool lock_memory);
   void delete_left_device(const ublk_abi::DeviceInfo& found);

@@ -8,7 +8,8 @@
 namespace sluice::ublk_internal {
 
 /// How long a server that runs may take to be gone: it may be dying. The longer one is for what a dead one had in flight:
-/// if that was every tag, the driver sees it after the block layer's time-out, 30 s where the server could not shorten it.
+/// if that was every tag, the driver sees it after the block layer's time-out, 30 s unless somebody shortened it. The server
+/// cannot: to store that attribute is to wait for all requests, and one that is killed there would wait for itself.
 inline constexpr auto alive_wait = std::chrono::seconds(2);
 inline constexpr auto gone_wait = std::chrono::seconds(45);
 inline constexpr auto retry_interval = std::chrono::milliseconds(20);

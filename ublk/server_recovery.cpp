@@ -49,7 +49,6 @@ Expected<void> UblkServer::come_back(bool lock_memory) {
   if (came) came = control_.end_recovery(info_.device_id);
   if (!came) return std::unexpected(first_of(std::move(came.error()), shut_down()));
   exists_ = true;
-  shorten_request_timeout();
   if (auto now = control_.info(info_.device_id)) info_ = *now;
   return came;
 }

@@ -157,6 +157,7 @@ case_store_all_tags_in_flight() {
   segment 128MiB
   echo "write delay 60s" >rules
   store add --size 16MiB --depth 32 --recovery reissue --faults rules
+  echo 3000 >"/sys/block/${device#/dev/}/queue/io_timeout"  # with all tags at a dead server this is what tells of it
   fio --name=burst --filename="$device" --ioengine=io_uring --direct=1 --rw=write --bs=4k --size=512k --iodepth=64 \
     --verify=crc32c --verify_fatal=1 --output-format=terse >"$scratch/fio.out" 2>&1 &
   load=$!
@@ -169,6 +170,33 @@ case_store_all_tags_in_flight() {
   sound
 }
 all_tags() { [ "$(awk '{print $9}' "/sys/block/${device#/dev/}/stat")" -ge 32 ]; }
+
+# Without reissue the load is told of errors; what the device has of those writes, the mirror has too. Stopped under load.
+case_store_told_of_what_failed() {
+  segment 256MiB
+  echo "any delay 2ms" >rules
+  store add --size 32MiB --queues 2 --recovery wait --publish changes --faults rules
+  mirror
+  for kill in 1 2 3 stop; do
+    fio --name=load --filename="$device" --ioengine=io_uring --direct=1 --rw=randrw --rwmixread=10 --bsrange=4k-64k \
+      --size=32M --time_based --runtime=20 --iodepth=32 --continue_on_error=all --output-format=terse \
+      >"$scratch/load.out" 2>&1 &
+    load=$!
+    echo "$load" >>"$scratch/pids"
+    eventually 20 busy
+    sleep 0.4
+    if [ "$kill" = stop ]; then
+      stop
+    else
+      crash
+      store recover "$id" --publish changes --faults rules
+    fi
+    kill -KILL "$load" 2>/dev/null || true
+    wait "$load" 2>/dev/null || true
+  done
+  mirrored
+  sound
+}
 
 # A recovery that is killed at any moment can be begun again; what waits for the device waits on.
 case_store_killed_in_recovery() {

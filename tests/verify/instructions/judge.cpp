@@ -60,8 +60,7 @@ Complaints Judge::judge_copy(const std::string& path) try {
   check_tables(session, complaints);
   check_positions(segment, complaints);
   const auto live = test::take_census(segment).live.size();
-  const auto expected =
-      test::count_blocks_in_stream(segment, survivor_.stream) + test::count_blocks_in_maps(segment);
+  const auto expected = test::count_blocks_in_queues(segment);
   if (live != expected)
     complaints.push_back(fmt::format("{} blocks are live, {} are in the stream or in maps", live, expected));
   const auto lane = must(session.claim_lane({.cells = 256}));
@@ -79,8 +78,7 @@ Complaints Judge::judge_alive() try {
   test::check_sound(session.segment(), complaints);
   check_tables(session, complaints);
   check_positions(session.segment(), complaints);
-  const auto elsewhere = test::count_blocks_in_stream(session.segment(), survivor_.stream) +
-                         test::count_blocks_in_maps(session.segment());
+  const auto elsewhere = test::count_blocks_in_queues(session.segment());
   test::check_live(survivor_, elsewhere, complaints);
   for (const auto& [reference, seed] : survivor_.kept) must(survivor_.lane->heap().release(reference));
   survivor_.kept.clear();
