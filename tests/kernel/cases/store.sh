@@ -204,7 +204,7 @@ case_store_killed_in_recovery() {
   for queues in 1 2; do
     store add --size 16MiB --queues "$queues" --depth 16
     fio --name=verify --filename="$device" --ioengine=io_uring --direct=1 --rw=randwrite --bs=4k --io_size=16M \
-      --size=16M --verify=crc32c --verify_fatal=1 --iodepth=32 --output-format=terse >"$scratch/fio.out" 2>&1 &
+      --size=16M --verify=crc32c --verify_fatal=1 --iodepth=8 --output-format=terse >"$scratch/fio.out" 2>&1 &
     load=$!
     echo "$load" >>"$scratch/pids"
     eventually 20 busy
