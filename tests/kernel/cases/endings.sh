@@ -212,7 +212,7 @@ case_take_over_two_at_once() {
   second="$id"
   crash
   start add --take-over --target null --size 4MiB
-  [ "$id" != "$first" ] && [ "$id" != "$second" ] || flunk "a device of another size was taken"
+  case "$id" in "$first" | "$second") flunk "a device of another size was taken" ;; esac
   stop
   for which in a b; do
     sluice ublk add --take-over --target null --size 8MiB >"$scratch/ready.$which" 2>&1 &
