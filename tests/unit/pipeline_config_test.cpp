@@ -175,7 +175,7 @@ std::string command_of(std::string_view toml) {
   return command;
 }
 
-constexpr std::string_view disk = "name = \"d\"\ntarget = \"null\"\n";
+constexpr std::string_view disk = "name = \"d\"\ntarget = \"store\"\n";
 
 }  // namespace
 
@@ -192,7 +192,7 @@ TEST_CASE("config: the documentation's example of block devices is read", "[tool
   // And every key is in the table above it.
   for (const auto* key :
        {"name", "target", "path", "size", "queues", "depth", "max-io", "data", "recovery", "faults",
-        "lock-memory", "read-only", "id", "publish", "publish-policy", "mirror"}) {
+        "lock-memory", "read-only", "thin", "id", "publish", "publish-policy", "mirror"}) {
     CAPTURE(key);
     CHECK(page.find("`" + std::string(key) + "`", page.find("## Block devices")) < begin);
   }
@@ -239,10 +239,10 @@ TEST_CASE("config: every key of a block device becomes its flag", "[tools][confi
         "sluice ublk add --take-over --target null --size 4096 --ready-fd 5");
   CHECK(command_of(table("name = \"disk\"\ntarget = \"store\"\nsize = \"1MiB\"\n")) ==
         "sluice ublk add --take-over --target store --segment /s --name disk --size 1048576 --ready-fd 5");
-  CHECK(command_of(table("name = \"disk\"\ntarget = \"file\"\npath = \"/p\"\npublish = \"q\"\n"
+  CHECK(command_of(table("name = \"disk\"\ntarget = \"store\"\nsize = 65536\nthin = true\npublish = \"q\"\n"
                          "publish-policy = \"fail\"\n")) ==
-        "sluice ublk add --take-over --target file --segment /s --path /p --publish q --publish-policy fail "
-        "--ready-fd 5");
+        "sluice ublk add --take-over --target store --segment /s --name disk --size 65536 --thin --publish q "
+        "--publish-policy fail --ready-fd 5");
 }
 
 TEST_CASE("config: a mirror is a worker on the stream that its device publishes into", "[tools][config]") {
@@ -251,7 +251,7 @@ TEST_CASE("config: a mirror is a worker on the stream that its device publishes 
   const auto& device = config.devices.at(0);
   CHECK(device_child_name(device) == "ublk.disk");
   CHECK(mirror_arguments(device, config.segment, 5) ==
-        std::vector<std::string>{"sluice", "worker", "--segment", "/s", "--name", "mirror.disk", "--stream",
+        std::vector<std::string>{"sluice", "worker", "--segment", "/s", "--name", "mirror.disk", "--streams",
                                  "q", "--mirror", "/m", "--ready-fd", "5"});
 }
 
@@ -285,6 +285,8 @@ TEST_CASE(
   for (const auto* name : {"", "a b", "a/b", "a=b", "abcdefghijklmnopqrstuvwxy"})
     CHECK_THAT(error_of(table("target = \"null\"\nname = \"" + std::string(name) + "\"")),
                Contains("name: found '" + std::string(name) + "', expected 1 to 24 letters"));
+  CHECK_THAT(error_of(table("name = \"d\"\ntarget = \"null\"\npublish = \"q\"")),
+             Contains("publish: found with target 'null', expected it with store"));
   CHECK_THAT(error_of("[ublk]\nname = \"d\""),
              Contains("ublk: expected tables, each with [[ublk]] above it"));
   CHECK_THAT(error_of("ublk = 3"), Contains("test.toml:1: ublk: expected tables"));
@@ -293,8 +295,8 @@ TEST_CASE(
 
 TEST_CASE("config: what only one block device can have is refused a second time", "[tools][config]") {
   const auto two = [](std::string_view first, std::string_view second) {
-    return error_of("[[ublk]]\ntarget = \"null\"\n" + std::string(first) + "\n[[ublk]]\ntarget = \"null\"\n" +
-                    std::string(second));
+    return error_of("[[ublk]]\ntarget = \"store\"\n" + std::string(first) +
+                    "\n[[ublk]]\ntarget = \"store\"\n" + std::string(second));
   };
   CHECK_THAT(two("name = \"a\"", "name = \"a\""),
              Contains("test.toml:4: name: found 'a', which device 'a' has already"));

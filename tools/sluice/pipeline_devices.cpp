@@ -16,7 +16,7 @@ constexpr std::size_t name_length_max = 24;
 constexpr std::string_view name_characters =
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
 constexpr std::string_view keys =
-    "name, target, path, size, queues, depth, max-io, data, recovery, faults, lock-memory, read-only, id, publish, "
+    "name, target, path, size, queues, depth, max-io, data, recovery, faults, lock-memory, read-only, thin, id, publish, "
     "publish-policy, mirror";
 constexpr std::string_view ingress_prefix = "ingress.";  // of the streams that the ingress fills
 
@@ -34,6 +34,7 @@ Expected<void> read_key(const TomlPlace& place, DeviceSettings& out) {
   if (key == "faults") return read_value(place, out.faults);
   if (key == "lock-memory") return read_value(place, out.lock_memory);
   if (key == "read-only") return read_value(place, out.read_only);
+  if (key == "thin") return read_value(place, out.thin);
   if (key == "id") return read_value(place, out.id);
   if (key == "publish") return read_value(place, out.publish);
   if (key == "publish-policy") return read_word(place, {"block", "fail"}, out.publish_policy);
@@ -54,6 +55,10 @@ Expected<void> check_device(std::string_view file, const toml::node& table, cons
                  fmt::format("found '{}', expected 1 to {} letters, digits, dots, dashes or underscores",
                              *device.name, name_length_max));
   if (!device.target) return wrong("target", "missing, expected one of null, file, store");
+  if (device.publish && device.target != "store")
+    return wrong(
+        "publish",
+        fmt::format("found with target '{}', expected it with store, which alone publishes", *device.target));
   if (device.publish && (device.publish->empty() || device.publish->size() >= queue_name_bytes))
     return wrong("publish", fmt::format("found '{}', expected a stream's name of 1 to {} bytes",
                                         *device.publish, queue_name_bytes - 1));
@@ -125,7 +130,7 @@ std::vector<std::string> device_arguments(const DeviceSettings& device, const st
   };
   const bool store = device.target == "store";
   text("--target", device.target);
-  if (store || device.publish) text("--segment", segment);
+  if (store) text("--segment", segment);
   if (store) text("--name", device.name);
   text("--path", device.path);
   number("--size", device.size);
@@ -137,6 +142,7 @@ std::vector<std::string> device_arguments(const DeviceSettings& device, const st
   text("--faults", device.faults);
   flag("--lock-memory", device.lock_memory);
   flag("--read-only", device.read_only);
+  flag("--thin", device.thin);
   number("--id", device.id);
   text("--publish", device.publish);
   text("--publish-policy", device.publish_policy);
@@ -146,8 +152,8 @@ std::vector<std::string> device_arguments(const DeviceSettings& device, const st
 
 std::vector<std::string> mirror_arguments(const DeviceSettings& device, const std::string& segment,
                                           int ready_fd) {
-  return {"sluice",   "worker",        "--segment", segment,        "--name",     mirror_child_name(device),
-          "--stream", *device.publish, "--mirror",  *device.mirror, "--ready-fd", fmt::to_string(ready_fd)};
+  return {"sluice",    "worker",        "--segment", segment,        "--name",     mirror_child_name(device),
+          "--streams", *device.publish, "--mirror",  *device.mirror, "--ready-fd", fmt::to_string(ready_fd)};
 }
 
 }  // namespace sluice::tools

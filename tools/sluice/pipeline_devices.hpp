@@ -28,6 +28,7 @@ struct DeviceSettings {
   std::optional<std::string> faults;
   std::optional<bool> lock_memory;
   std::optional<bool> read_only;
+  std::optional<bool> thin;
   std::optional<std::uint64_t> id;
   std::optional<std::string> publish;  // the stream that it publishes into
   std::optional<std::string> publish_policy;

@@ -204,3 +204,29 @@ case_run_ends() {
   refused 2 "depth is 5000, expected 1 to 4096" sluice run --config "$scratch/run.toml"
   [ -z "$(sluice ublk list)" ] || flunk "left behind: $(sluice ublk list)"
 }
+
+# A store in the pipeline's segment, and a mirror of it: after deaths of the server, the mirror and the supervisor under a
+# verifying load, the mirror is the device.
+case_run_store_mirrored() {
+  pipeline 'size = "512MiB"' '[[ublk]]' 'name = "disk"' 'target = "store"' 'size = "64MiB"' 'queues = 2' \
+    'publish = "changes"' 'mirror = "mirror.img"'
+  supervise
+  verifying 24
+  taken="$id"
+  kill -KILL "$(server_of "$id")"
+  sleep 0.5
+  eventually 30 is_served
+  kill -USR1 "$supervisor"
+  eventually 5 grep -q 'mirror.disk=[0-9]' "$scratch/run.err"
+  kill -KILL "$(sed -n 's/.* mirror.disk=\([0-9]*\).*/\1/p' "$scratch/run.err" | tail -n 1)"
+  sleep 0.5
+  kill -KILL "$supervisor"
+  wait "$supervisor" 2>/dev/null || true
+  supervise
+  [ "$id" = "$taken" ]
+  unharmed
+  dd if="$device" of="$scratch/content" bs=1M iflag=direct 2>/dev/null
+  drained
+  cmp "$scratch/content" mirror.img || flunk "the mirror is not the device"
+  shm-dump check "$scratch/segment" || flunk "the segment is not sound"
+}
