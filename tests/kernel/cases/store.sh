@@ -127,7 +127,7 @@ case_store_refusals() {
 # the load, and the mirror is the device.
 case_store_killed_under_load() {
   segment 384MiB
-  echo "any delay 2ms" >rules
+  echo "any delay 80ms" >rules
   store add --size 64MiB --queues 2 --recovery reissue --publish changes --faults rules
   mirror
   fio --name=verify --filename="$device" --ioengine=io_uring --direct=1 --rw=randwrite --bsrange=4k-64k --size=64M \
