@@ -24,7 +24,7 @@ case_bad_numbers() {
 }
 
 case_bad_targets() {
-  refused 2 "expected null or file" sluice ublk add --target loop --size 1MiB
+  refused 2 "expected null, store or file" sluice ublk add --target loop --size 1MiB
   refused 2 "needs --path" sluice ublk add --target file
   refused 3 "No such file" sluice ublk add --target file --path "$scratch/missing"
   refused 2 "neither a file nor a block device" sluice ublk add --target file --path "$scratch"
