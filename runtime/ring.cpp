@@ -50,6 +50,7 @@ void Ring::probe() noexcept {
 io_uring_sqe* Ring::next(std::uint64_t user_data) noexcept {
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   if (sqe == nullptr) {
+    ++enters_;
     if (io_uring_submit(&ring_) < 0) return nullptr;
     sqe = io_uring_get_sqe(&ring_);
     if (sqe == nullptr) return nullptr;
@@ -63,6 +64,7 @@ Status Ring::wait(std::chrono::nanoseconds timeout) noexcept {
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(timeout);
   __kernel_timespec limit{seconds.count(), (timeout - seconds).count()};
   io_uring_cqe* first = nullptr;
+  if (io_uring_sq_ready(&ring_) != 0 || io_uring_cq_ready(&ring_) == 0) ++enters_;
   const int result = io_uring_submit_and_wait_timeout(&ring_, &first, 1, &limit, nullptr);
   if (result >= 0) return Status::ok;
   switch (-result) {

@@ -33,6 +33,8 @@ class Ring {
   /// returns  ok; timeout; interrupted  a signal came; io_error  see errno_value()
   Status wait(std::chrono::nanoseconds timeout) noexcept;
   int errno_value() const noexcept { return errno_value_; }
+  /// System calls that next() and wait() made.
+  std::uint64_t enters() const noexcept { return enters_; }
 
   /// Completions that are there, oldest first, at most a batch. They stay until advance().
   std::span<io_uring_cqe* const> completions() noexcept {
@@ -55,6 +57,7 @@ class Ring {
   bool open_ = false;
   int errno_value_ = 0;
   std::uint64_t operations_ = 0;
+  std::uint64_t enters_ = 0;
   io_uring_cqe* batch_[batch_max] = {};
 };
 

@@ -56,6 +56,8 @@ class DriverQueue {
   /// returns  ok; timeout; interrupted; io_error  see errno_value()
   virtual Status wait(std::chrono::nanoseconds timeout) noexcept = 0;
   virtual int errno_value() const noexcept = 0;
+  /// Such system calls so far; a wait for events that are there already and with nothing to hand over needs none.
+  virtual std::uint64_t enters() const noexcept = 0;
 
   /// Events that are there, at most a batch; valid until the next events() or wait().
   virtual std::span<const DriverEvent> events() noexcept = 0;

@@ -17,27 +17,12 @@ using namespace ublk_abi;
 
 alignas(4096) constexpr std::array<std::byte, zeroes_bytes> zero_pages{};
 
-void add(std::uint64_t& counter, std::uint64_t value) noexcept {
-  store(counter, load(counter, relaxed) + value, relaxed);  // one writer
+std::uint64_t now_ns() noexcept {
+  return static_cast<std::uint64_t>(
+      std::chrono::nanoseconds(TargetQueue::Clock::now().time_since_epoch()).count());
 }
 
 }  // namespace
-
-UblkCounters& UblkCounters::operator+=(const UblkCounters& other) noexcept {
-  reads += other.reads;
-  writes += other.writes;
-  flushes += other.flushes;
-  discards += other.discards;
-  write_zeroes += other.write_zeroes;
-  read_bytes += other.read_bytes;
-  write_bytes += other.write_bytes;
-  durable_writes += other.durable_writes;
-  errors += other.errors;
-  refused += other.refused;
-  turns += other.turns;
-  waits += other.waits;
-  return *this;
-}
 
 std::span<const std::byte> zeroes() noexcept { return zero_pages; }
 
@@ -50,6 +35,7 @@ int Request::take_data(std::uint32_t at, std::span<std::byte> to) noexcept {
     return 0;
   }
   while (!to.empty()) {
+    count_up(copy_calls_);
     const auto moved = queue_->driver_.read_data(tag_, at, to);
     if (moved <= 0) return moved == 0 ? EIO : static_cast<int>(-moved);
     at += static_cast<std::uint32_t>(moved);
@@ -65,6 +51,7 @@ int Request::give_data(std::uint32_t at, std::span<const std::byte> from) noexce
     return 0;
   }
   while (!from.empty()) {
+    count_up(copy_calls_);
     const auto moved = queue_->driver_.write_data(tag_, at, from);
     if (moved <= 0) return moved == 0 ? EIO : static_cast<int>(-moved);
     at += static_cast<std::uint32_t>(moved);
@@ -97,6 +84,7 @@ int Request::in_pieces(std::uint32_t at, std::span<const iovec> pieces, Operatio
   while (!pieces.empty()) {
     std::size_t moved = 0;
     if (queue_->options_.data_path != DataPath::copy) {
+      count_up(copy_calls_);
       const auto result = all(at, pieces);
       if (result <= 0) return result == 0 ? EIO : static_cast<int>(-result);
       moved = static_cast<std::size_t>(result);
@@ -131,7 +119,12 @@ void Request::finish(int errno_value) noexcept { queue_->finished(*this, errno_v
 // ---- Opening ---------------------------------------------------------------------------------------------
 
 UblkQueue::UblkQueue(DriverQueue& driver, const UblkQueueOptions& options, const TargetGeometry& geometry)
-    : driver_(driver), options_(options), geometry_(geometry), requests_(options.depth) {
+    : driver_(driver),
+      options_(options),
+      geometry_(geometry),
+      requests_(options.depth),
+      arrivals_ns_(options.depth) {
+  committed_.reserve(options_.depth);
   for (std::uint16_t tag = 0; tag < options_.depth; ++tag) {
     Request& request = requests_[tag];
     request.queue_ = this;
@@ -173,10 +166,12 @@ Expected<void> UblkQueue::turn(std::chrono::nanoseconds wait_max) {
   if (const auto due = target_->poll_at(); due != Clock::time_point::max())
     wait_max =
         std::clamp<std::chrono::nanoseconds>(due - Clock::now(), std::chrono::nanoseconds(1), wait_max);
-  add(counters_.waits, 1);
-  if (prepared_ != 0) add(counters_.turns, 1);
-  prepared_ = 0;
-  if (driver_.wait(wait_max) == Status::io_error)
+  time_commits();
+  count_up(counters_.waits);
+  const Status waited = driver_.wait(wait_max);
+  store(turned_ns_, now_ns(), relaxed);
+  store(counters_.enters, driver_.enters(), relaxed);
+  if (waited == Status::io_error)
     return fail_errno(fmt::format("queue {}: io_uring_enter", queue()), driver_.errno_value());
 
   if (stopping_.load(acquire) && !target_stopped_) {
@@ -211,8 +206,10 @@ void UblkQueue::on_tag(const DriverEvent& event) noexcept {
     return;
   }
   request.open_ = true;
+  request.copy_calls_ = 0;
+  store(arrivals_ns_[request.tag_], turned_ns_, relaxed);
   if (const int error = accept(request); error != 0) {
-    add(counters_.refused, 1);
+    count_up(counters_.refused);
     finished(request, error);
     return;
   }
@@ -259,7 +256,7 @@ void UblkQueue::finished(Request& request, int errno_value) noexcept {
   const bool moves = request.operation_ == Operation::read || request.operation_ == Operation::write;
   const auto result =
       errno_value != 0 ? -errno_value : (moves ? static_cast<std::int32_t>(request.bytes_) : 0);
-  ++prepared_;
+  committed_.push_back(request.tag_);
   if (!driver_.commit(request.tag_, result, address_of(request))) {
     refused_errno_ = EBUSY;
     refused_tag_ = request.tag_;
@@ -267,24 +264,44 @@ void UblkQueue::finished(Request& request, int errno_value) noexcept {
 }
 
 void UblkQueue::count(const Request& request, int errno_value) noexcept {
+  if (const auto calls = load(request.copy_calls_, relaxed); calls != 0)
+    count_up(counters_.copy_calls, calls);
   if (errno_value != 0) {
-    add(counters_.errors, 1);
+    count_up(counters_.errors);
     return;
   }
   switch (request.operation_) {
     case Operation::read:
-      add(counters_.reads, 1);
-      add(counters_.read_bytes, request.bytes_);
+      count_up(counters_.reads);
+      count_up(counters_.read_bytes, request.bytes_);
       break;
     case Operation::write:
-      add(counters_.writes, 1);
-      add(counters_.write_bytes, request.bytes_);
-      if (request.fua()) add(counters_.durable_writes, 1);
+      count_up(counters_.writes);
+      count_up(counters_.write_bytes, request.bytes_);
+      if (request.fua()) count_up(counters_.durable_writes);
       break;
-    case Operation::flush: add(counters_.flushes, 1); break;
-    case Operation::discard: add(counters_.discards, 1); break;
-    case Operation::write_zeroes: add(counters_.write_zeroes, 1); break;
+    case Operation::flush: count_up(counters_.flushes); break;
+    case Operation::discard: count_up(counters_.discards); break;
+    case Operation::write_zeroes: count_up(counters_.write_zeroes); break;
   }
+}
+
+// The results of a turn take effect together, with the system call that follows: one look at the clock is enough, as
+// it is for the requests that this call brings.
+void UblkQueue::time_commits() noexcept {
+  if (committed_.empty()) return;
+  count_up(counters_.turns);
+  const auto now = now_ns();
+  for (const auto tag : committed_) {
+    const auto took = now - arrivals_ns_[tag];
+    switch (requests_[tag].operation_) {
+      case Operation::read: latencies_.reads.record(took); break;
+      case Operation::write: latencies_.writes.record(took); break;
+      default: latencies_.others.record(took); break;
+    }
+    store(arrivals_ns_[tag], 0, relaxed);
+  }
+  committed_.clear();
 }
 
 void UblkQueue::stop() noexcept {
@@ -299,6 +316,32 @@ UblkCounters UblkQueue::counters() const noexcept {
   auto& target = reinterpret_cast<Words&>(copy);
   for (std::size_t i = 0; i < std::size(source); ++i) target[i] = load(source[i], relaxed);
   return copy;
+}
+
+UblkUnderWay UblkQueue::under_way() const noexcept {
+  const auto now = now_ns();
+  const auto age_at = [now](std::uint64_t then) {
+    return std::chrono::nanoseconds(now > then ? now - then : 0);
+  };
+  UblkUnderWay found{.oldest_queue = queue()};
+  for (std::uint16_t tag = 0; tag < depth(); ++tag) {
+    const auto arrived = load(arrivals_ns_[tag], relaxed);
+    if (arrived == 0) continue;
+    ++found.requests;
+    if (found.requests > 1 && age_at(arrived) <= found.oldest_age) continue;
+    found.oldest_age = age_at(arrived);
+    found.oldest_tag = tag;
+  }
+  if (const auto turned = load(turned_ns_, relaxed); turned != 0) found.turn_age = age_at(turned);
+  return found;
+}
+
+UblkStatistics UblkQueue::statistics() const noexcept {
+  return {.counters = counters(),
+          .latencies = {.reads = latencies_.reads.snapshot(),
+                        .writes = latencies_.writes.snapshot(),
+                        .others = latencies_.others.snapshot()},
+          .under_way = under_way()};
 }
 
 }  // namespace sluice

@@ -12,11 +12,12 @@
 //      next WRITE may not overwrite.
 //   3. READ and WRITE are committed with their full byte count, everything else with 0, errors with -errno.
 //
-// Thread safety: one thread; stop() and counters() from any.
+// Thread safety: one thread; stop(), counters() and statistics() from any.
 #pragma once
 
 #include "ublk/driver_queue.hpp"
 #include "ublk/request.hpp"
+#include "ublk/statistics.hpp"
 #include "ublk/target.hpp"
 
 #include <atomic>
@@ -38,19 +39,6 @@ struct UblkQueueOptions {
   std::uint32_t io_bytes_max = 0;  // of one request
   DataPath data_path = DataPath::user_copy;
   std::span<std::byte> buffers;  // depth * io_bytes_max, page-aligned; empty: none
-};
-
-/// Since the queue was opened.
-struct UblkCounters {
-  std::uint64_t reads = 0, writes = 0, flushes = 0, discards = 0, write_zeroes = 0;
-  std::uint64_t read_bytes = 0, write_bytes = 0;
-  std::uint64_t durable_writes = 0;  // of the writes, those with FUA
-  std::uint64_t errors = 0;          // requests finished with an errno
-  std::uint64_t refused = 0;         // of those, descriptors that no device of ours can have
-  std::uint64_t turns = 0;           // in which at least one request was committed
-  std::uint64_t waits = 0;           // system calls to submit and wait
-
-  UblkCounters& operator+=(const UblkCounters& other) noexcept;
 };
 
 class UblkQueue final : private TargetContext {
@@ -76,6 +64,7 @@ class UblkQueue final : private TargetContext {
   void stop() noexcept;
 
   UblkCounters counters() const noexcept;
+  UblkStatistics statistics() const noexcept;
 
  private:
   friend class Request;
@@ -93,6 +82,8 @@ class UblkQueue final : private TargetContext {
   int move_data(const Request& request, std::uint32_t at, std::size_t count,
                 Request::Operation wanted) const noexcept;
   void count(const Request& request, int errno_value) noexcept;
+  void time_commits() noexcept;
+  UblkUnderWay under_way() const noexcept;
 
   DriverQueue& driver_;
   UblkQueueOptions options_;
@@ -101,11 +92,15 @@ class UblkQueue final : private TargetContext {
   std::unique_ptr<TargetQueue> target_;
   std::atomic<bool> stopping_{false};
   bool target_stopped_ = false;
-  std::uint32_t gone_ = 0;      // tags that came back for good
-  std::uint32_t prepared_ = 0;  // commits since the last wait
-  int refused_errno_ = 0;       // the driver refused a fetch or commit of
+  std::uint32_t gone_ = 0;                // tags that came back for good
+  std::vector<std::uint16_t> committed_;  // tags, since the last wait; never more than the depth
+  int refused_errno_ = 0;                 // the driver refused a fetch or commit of
   std::uint16_t refused_tag_ = 0;
-  UblkCounters counters_;  // written by the thread, read by any
+  // Written by the thread, read by any:
+  UblkCounters counters_;
+  UblkLatencies latencies_;
+  std::vector<std::uint64_t> arrivals_ns_;  // by tag; 0: not with the target
+  std::uint64_t turned_ns_ = 0;             // when the last wait ended
 };
 
 }  // namespace sluice

@@ -68,7 +68,7 @@ Expected<void> UblkServer::QueueThread::work() {
     turned = (*queue)->turn(idle_max);
   const std::lock_guard lock(mutex_);
   queue_ = nullptr;
-  last_counters_ = (*queue)->counters();
+  last_statistics_ = (*queue)->statistics();
   return turned;
 }
 
@@ -99,9 +99,9 @@ Expected<void> UblkServer::QueueThread::result() const {
   return result_;
 }
 
-UblkCounters UblkServer::QueueThread::counters() const noexcept {
+UblkStatistics UblkServer::QueueThread::statistics() const noexcept {
   const std::lock_guard lock(mutex_);
-  return queue_ != nullptr ? queue_->counters() : last_counters_;
+  return queue_ != nullptr ? queue_->statistics() : last_statistics_;
 }
 
 }  // namespace sluice

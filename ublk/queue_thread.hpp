@@ -43,7 +43,7 @@ class UblkServer::QueueThread {
   void join() noexcept;
   /// How it ended; ok while it runs.
   Expected<void> result() const;
-  UblkCounters counters() const noexcept;
+  UblkStatistics statistics() const noexcept;
 
  private:
   void run() noexcept;
@@ -60,7 +60,7 @@ class UblkServer::QueueThread {
   bool ready_ = false;
   bool ended_ = false;
   Expected<void> result_;
-  UblkCounters last_counters_;
+  UblkStatistics last_statistics_;
 
   std::atomic<bool> abandoned_{false};
   std::thread thread_;

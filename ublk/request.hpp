@@ -70,7 +70,8 @@ class Request {
   std::uint32_t flags_ = 0;
   Operation operation_ = Operation::read;
   std::uint16_t tag_ = 0;
-  bool open_ = false;  // with the target
+  std::uint32_t copy_calls_ = 0;  // of one thread at a time; those of two at once may count as one
+  bool open_ = false;             // with the target
 };
 
 }  // namespace sluice

@@ -27,6 +27,7 @@ class RingDriverQueue final : public DriverQueue {
   io_uring_sqe* prepare(std::uint32_t cookie) noexcept override;
   Status wait(std::chrono::nanoseconds timeout) noexcept override;
   int errno_value() const noexcept override { return ring_->errno_value(); }
+  std::uint64_t enters() const noexcept override { return ring_->enters(); }
   std::span<const DriverEvent> events() noexcept override;
   std::optional<ublk_abi::Descriptor> descriptor(std::uint16_t tag) const noexcept override {
     return descriptors_.read(tag);

@@ -293,9 +293,9 @@ Expected<void> UblkServer::shut_down() {
 
 UblkServer::~UblkServer() { [[maybe_unused]] const auto nobody_to_tell = shut_down(); }
 
-UblkCounters UblkServer::counters() const noexcept {
-  UblkCounters sum;
-  for (const auto& queue : queues_) sum += queue->counters();
+UblkStatistics UblkServer::statistics() const noexcept {
+  UblkStatistics sum;
+  for (const auto& queue : queues_) sum += queue->statistics();
   return sum;
 }
 

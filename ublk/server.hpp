@@ -9,7 +9,7 @@
 // The way back is the same whatever step failed: the destructor takes it from wherever it stands. A device that was to
 // be recovered and could not be is left as it was found.
 //
-// Thread safety: one thread; counters() from any. Signals are the caller's: block them before, the queue threads
+// Thread safety: one thread; statistics() from any, also while serve() shuts down. Signals are the caller's: block them before, the queue threads
 // inherit the mask.
 #pragma once
 
@@ -93,7 +93,8 @@ class UblkServer {
   /// errors  io_error  a queue failed, or a step of stopping
   Expected<void> serve(int stop_fd);
 
-  UblkCounters counters() const noexcept;
+  /// Of all queues together.
+  UblkStatistics statistics() const noexcept;
 
  private:
   class QueueThread;

@@ -136,6 +136,7 @@ void ModelDriver::deliver(std::uint16_t number) {
 
 Status ModelDriver::wait(std::chrono::nanoseconds timeout) noexcept {
   timeout_ = timeout;
+  ++enters_;
   failed_errno_ = std::exchange(wait_errno_, 0);
   if (failed_errno_ != 0) return Status::io_error;
   const auto commits = static_cast<std::size_t>(std::ranges::count(commands_, false, &Command::fetch));

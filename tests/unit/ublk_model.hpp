@@ -81,6 +81,7 @@ class ModelDriver final : public DriverQueue {
   io_uring_sqe* prepare(std::uint32_t cookie) noexcept override;
   Status wait(std::chrono::nanoseconds timeout) noexcept override;
   int errno_value() const noexcept override { return failed_errno_; }
+  std::uint64_t enters() const noexcept override { return enters_; }
   std::span<const DriverEvent> events() noexcept override;
   std::optional<ublk_abi::Descriptor> descriptor(std::uint16_t tag) const noexcept override;
   ssize_t read_data(std::uint16_t tag, std::uint32_t offset, std::span<std::byte> to) noexcept override;
@@ -134,6 +135,7 @@ class ModelDriver final : public DriverQueue {
   int wait_errno_ = 0, failed_errno_ = 0;
   bool refuse_entry_ = false;
   std::chrono::nanoseconds timeout_{0};
+  std::uint64_t enters_ = 0;
   bool stopping_ = false;
   bool woken_ = false;
 };

@@ -1,9 +1,8 @@
 // The queue between a model of the driver and targets that a test directs.
 #include "ublk/queue.hpp"
 
-#include "tests/unit/io_allocation_counter.hpp"
+#include "tests/unit/ublk_memory_target.hpp"
 #include "tests/unit/ublk_rig.hpp"
-#include "ublk/null_target.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -16,58 +15,6 @@
 namespace sluice::test {
 
 namespace {
-
-constexpr std::uint64_t device_bytes = 1 << 20;
-
-// Keeps a device in memory. `late`: requests are kept until the test finishes them.
-class MemoryTarget final : public Target {
- public:
-  class Queue final : public TargetQueue {
-   public:
-    explicit Queue(MemoryTarget& target) : target_(target) {}
-    void start(Request& request) noexcept override {
-      ++target_.started;
-      if (target_.late)
-        target_.kept.push_back(&request);
-      else
-        target_.execute(request);
-    }
-    void poll() noexcept override { ++target_.polls; }
-    void stop() noexcept override {
-      ++target_.stops;
-      for (Request* request : std::exchange(target_.kept, {})) request->finish(EIO);
-    }
-
-   private:
-    MemoryTarget& target_;
-  };
-
-  TargetGeometry geometry() const noexcept override {
-    return {.bytes = device_bytes, .read_only = read_only, .discard_granularity = discards ? 512U : 0U};
-  }
-  bool uses_buffers() const noexcept override { return false; }
-  Expected<std::unique_ptr<TargetQueue>> open_queue(TargetContext& /*context*/) override {
-    return std::make_unique<Queue>(*this);
-  }
-  std::uint32_t fingerprint() const noexcept override { return 1; }
-  std::string describe() const override { return "memory"; }
-
-  void execute(Request& request) {
-    const auto part = std::span(store).subspan(request.offset(), request.bytes());
-    switch (request.operation()) {
-      case Operation::read: return request.finish(request.give_data(0, part));
-      case Operation::write: return request.finish(request.take_data(0, part));
-      case Operation::flush: return request.finish(0);
-      case Operation::discard:
-      case Operation::write_zeroes: std::ranges::fill(part, std::byte{0}); return request.finish(0);
-    }
-  }
-
-  std::vector<std::byte> store = pattern(99, device_bytes);
-  std::vector<Request*> kept;
-  bool late = false, read_only = false, discards = true;
-  int started = 0, polls = 0, stops = 0;
-};
 
 DataPath any_path() { return GENERATE(DataPath::user_copy, DataPath::copy); }
 
@@ -294,59 +241,6 @@ TEST_CASE("ublk queue: a commit that the driver refuses ends the queue with its 
   const auto turned = rig.queue->turn(std::chrono::milliseconds(1));
   REQUIRE_FALSE(turned);
   CHECK(turned.error().message == "queue 0: the driver refused tag 0: Invalid argument");
-}
-
-TEST_CASE("ublk queue: a request costs no heap allocation", "[ublk]") {
-  // The model allocates, so this driver does nothing but hand out the same reads again.
-  class EndlessDriver final : public DriverQueue {
-   public:
-    bool fetch(std::uint16_t tag, std::uint64_t /*address*/) noexcept override { return arrive(tag); }
-    bool commit(std::uint16_t tag, std::int32_t /*result*/, std::uint64_t /*address*/) noexcept override {
-      return arrive(tag);
-    }
-    io_uring_sqe* prepare(std::uint32_t /*cookie*/) noexcept override { return nullptr; }
-    Status wait(std::chrono::nanoseconds /*timeout*/) noexcept override {
-      ready_ = std::exchange(next_, 0);
-      return Status::ok;
-    }
-    int errno_value() const noexcept override { return 0; }
-    std::span<const DriverEvent> events() noexcept override { return {batch_, std::exchange(ready_, 0)}; }
-    std::optional<ublk_abi::Descriptor> descriptor(std::uint16_t /*tag*/) const noexcept override {
-      return ublk_abi::Descriptor{.operation_and_flags = 0, .sectors = 8, .first_sector = 0, .address = 0};
-    }
-    ssize_t read_data(std::uint16_t /*tag*/, std::uint32_t /*offset*/,
-                      std::span<std::byte> to) noexcept override {
-      return static_cast<ssize_t>(to.size());
-    }
-    ssize_t write_data(std::uint16_t /*tag*/, std::uint32_t /*offset*/,
-                       std::span<const std::byte> from) noexcept override {
-      return static_cast<ssize_t>(from.size());
-    }
-    void wake() noexcept override {}
-
-   private:
-    bool arrive(std::uint16_t tag) noexcept {
-      batch_[next_++] = {.number = tag};
-      return true;
-    }
-    DriverEvent batch_[8] = {};
-    std::size_t next_ = 0, ready_ = 0;
-  };
-
-  if (!allocations_are_counted) return;
-  const auto target = must(NullTarget::open(device_bytes));
-  EndlessDriver driver;
-  const auto queue = must(UblkQueue::open(driver, *target,
-                                          {.index = 0,
-                                           .depth = 8,
-                                           .io_bytes_max = rig_io_bytes,
-                                           .data_path = DataPath::user_copy,
-                                           .buffers = {}}));
-  must(queue->fetch_all());
-  const auto before = allocations_of_this_thread();
-  for (int i = 0; i < 1000; ++i) must(queue->turn(std::chrono::nanoseconds(1)));
-  CHECK(allocations_of_this_thread() == before);
-  CHECK(queue->counters().reads > 7000);
 }
 
 }  // namespace sluice::test

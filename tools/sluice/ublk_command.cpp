@@ -4,6 +4,7 @@
 #include "tools/common/json.hpp"
 #include "tools/sluice/child_side.hpp"
 #include "tools/sluice/commands.hpp"
+#include "tools/sluice/ublk_served.hpp"
 #include "tools/sluice/ublk_show.hpp"
 #include "tools/sluice/ublk_target.hpp"
 #include "ublk/server.hpp"
@@ -63,32 +64,9 @@ void print_ready(const UblkServer& server, const std::string& target, bool json)
   std::fflush(stdout);
 }
 
-void print_counters(const UblkCounters& counters, bool json) {
-  if (!json) {
-    fmt::print(
-        "served: {} reads ({}), {} writes ({}), {} durable writes, {} flushes, {} discards, {} write-zeroes, {} errors\n",
-        counters.reads, format_size(counters.read_bytes), counters.writes, format_size(counters.write_bytes),
-        counters.durable_writes, counters.flushes, counters.discards, counters.write_zeroes, counters.errors);
-    return;
-  }
-  auto document = json_document("sluice.ublk.served/1");
-  document["reads"] = counters.reads;
-  document["read_bytes"] = counters.read_bytes;
-  document["writes"] = counters.writes;
-  document["write_bytes"] = counters.write_bytes;
-  document["durable_writes"] = counters.durable_writes;
-  document["flushes"] = counters.flushes;
-  document["discards"] = counters.discards;
-  document["write_zeroes"] = counters.write_zeroes;
-  document["errors"] = counters.errors;
-  document["refused"] = counters.refused;
-  document["turns"] = counters.turns;
-  document["waits"] = counters.waits;
-  print_json(document);
-}
-
 ExitCode serve(const ServeFlags& flags, bool recover) {
   const auto stop = stop_signal_fd();
+  StatusAnswers::block_signal();
   if (!stop) return report(Status::io_error, "signalfd");
   name_process("ublk");
   std::string description;
@@ -106,14 +84,16 @@ ExitCode serve(const ServeFlags& flags, bool recover) {
   };
   const auto server = begin();
   if (!server) return report(server.error());
+  auto answers = StatusAnswers::begin(**server);
+  if (!answers) return report(answers.error());
   const bool supervised = flags.ready_fd >= 0;
   if (supervised)
     say_ready(flags.ready_fd, (*server)->block_path());
   else
     print_ready(**server, description, flags.json);
   const auto served = (*server)->serve(stop.get());
-  if (supervised && !flags.json) fmt::print("{} ", (*server)->block_path());
-  print_counters((*server)->counters(), flags.json);
+  answers->reset();
+  print_served((*server)->statistics(), flags.json, supervised ? (*server)->block_path() + " " : "");
   return served ? ExitCode::ok : report(served.error());
 }
 
