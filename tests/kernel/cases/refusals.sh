@@ -81,6 +81,7 @@ case_memlock_limit() {
   disk 16M
   limited="/bin/setpriv --bounding-set=-ipc_lock,-sys_resource --inh-caps=-ipc_lock,-sys_resource"
   (
+    # shellcheck disable=SC3045  # busybox has it
     ulimit -l 64
     # shellcheck disable=SC2086
     refused 8 "32768 KiB of I/O memory are to be locked, RLIMIT_MEMLOCK is 64 KiB (at most 64 KiB)" \

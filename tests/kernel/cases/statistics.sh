@@ -1,6 +1,9 @@
 # What a server says of itself: times, system calls, what is in flight.
 # shellcheck shell=sh disable=SC2154
 
+# said WHAT: the number before that word in what the server said at its end
+said() { sed -n "s/^[a-z]*:\(.* \)*\([0-9][0-9]*\) $1.*/\2/p" "$scratch/ready"; }
+
 # serve_fio QUEUES FIO-ARGUMENT…: a null target, a load, and its end
 serve_fio() {
   queues="$1"
@@ -35,4 +38,19 @@ case_status_of_a_stuck_device() {
   dd if="$device" of=/dev/null bs=4k count=8 iflag=direct 2>/dev/null
   stop
   if wait "$writer"; then flunk "the stalled write succeeded"; fi
+}
+
+# Everything of a round goes to the kernel in one call: at depth 32 at most one call for five requests.
+case_calls_are_batched() {
+  for mode in randread randwrite; do
+    start add --target null --size 64MiB --depth 64
+    fio --name=load --filename="$device" --ioengine=io_uring --direct=1 --rw="$mode" --bs=4k --size=64M \
+      --io_size=64M --iodepth=32 --iodepth_batch_submit=32 --iodepth_batch_complete_min=1 \
+      --iodepth_batch_complete_max=32 --output-format=terse >fio.out 2>&1 || flunk "fio: $(cat fio.out)"
+    stop
+    requests=$(($(said reads) + $(said writes)))
+    [ "$requests" -ge 10000 ] || flunk "$requests requests"
+    echo "$mode: $(said io_uring_enter) calls for $requests requests"
+    [ $(($(said io_uring_enter) * 5)) -le "$requests" ] || flunk "$(said io_uring_enter) calls for $requests requests"
+  done
 }
