@@ -64,6 +64,34 @@ case_placement() {
   stop
 }
 
+# pages NODE: of the server, in that memory node
+pages() { sed -n "s/.* N$1=\([0-9]*\).*/\1/p" "/proc/$server/numa_maps" | awk '{ sum += $1 } END { print sum + 0 }'; }
+
+# The buffers of a queue come from the memory beside its CPUs: its thread is there before it touches them.
+case_memory_placement() {
+  last=$(($(nproc) - 1))
+  if [ ! -d /sys/devices/system/node/node1 ] || [ -d "/sys/devices/system/cpu/cpu$last/node0" ]; then
+    echo "one memory node, nothing to tell apart"
+    return 0
+  fi
+  disk 64M
+  for data in user-copy copy; do
+    for turn in "0 0 1" "$last 1 0"; do
+      # shellcheck disable=SC2086  # words are wanted
+      set -- $turn
+      start add --target file --path disk.img --queues "$(nproc)" --depth 64 --max-io 256KiB --data "$data"
+      near="$(pages "$2")" far="$(pages "$3")"
+      taskset -c "$1" fio --name=touch --filename="$device" --ioengine=io_uring --direct=1 --rw=randrw --bs=256k \
+        --iodepth=32 --size=64M --cpus_allowed="$1" --output-format=terse >fio.out 2>&1 || flunk "fio: $(cat fio.out)"
+      near=$(($(pages "$2") - near)) far=$(($(pages "$3") - far))
+      echo "$data, CPU $1: $near pages in node $2, $far in node $3"
+      [ "$near" -ge 1024 ] || flunk "only $near pages in node $2"
+      [ $((far * 20)) -le "$near" ] || flunk "$far pages in node $3, $near in node $2"
+      stop
+    done
+  done
+}
+
 case_partition_scan() {
   disk 64M
   printf 'o\nn\np\n1\n\n+16M\nn\np\n2\n\n\nw\n' | fdisk disk.img || true  # it cannot tell the kernel of a file
