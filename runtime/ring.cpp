@@ -47,14 +47,15 @@ void Ring::probe() noexcept {
   }
 }
 
+bool Ring::reserve(unsigned entries) noexcept {
+  if (io_uring_sq_space_left(&ring_) >= entries) return true;
+  ++enters_;
+  return io_uring_submit(&ring_) >= 0 && io_uring_sq_space_left(&ring_) >= entries;
+}
+
 io_uring_sqe* Ring::next(std::uint64_t user_data) noexcept {
-  io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-  if (sqe == nullptr) {
-    ++enters_;
-    if (io_uring_submit(&ring_) < 0) return nullptr;
-    sqe = io_uring_get_sqe(&ring_);
-    if (sqe == nullptr) return nullptr;
-  }
+  io_uring_sqe* sqe = reserve(1) ? io_uring_get_sqe(&ring_) : nullptr;
+  if (sqe == nullptr) return nullptr;
   io_uring_prep_nop(sqe);
   sqe->user_data = user_data;
   return sqe;

@@ -29,6 +29,10 @@ class Ring {
   /// the next wait().
   io_uring_sqe* next(std::uint64_t user_data) noexcept;
 
+  /// Make sure that the next so many entries are submitted together: what is linked must be.
+  /// returns  false: the kernel takes no more now
+  bool reserve(unsigned entries) noexcept;
+
   /// Submit what was prepared, then wait until a completion is there.
   /// returns  ok; timeout; interrupted  a signal came; io_error  see errno_value()
   Status wait(std::chrono::nanoseconds timeout) noexcept;

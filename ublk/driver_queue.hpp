@@ -29,6 +29,10 @@ struct DriverEvent {
     tag,     // of fetch() or commit(): 0 is a request, -ENODEV the device stops, else it was refused
     target,  // of prepare()
     wake,    // somebody called wake()
+    // Zero copy, the number is the tag:
+    registered,    // of register_data(), only if it failed
+    transfer,      // of prepare_transfer()
+    unregistered,  // of unregister_data()
   };
   Kind kind = Kind::tag;
   std::uint32_t number = 0;  // the tag, or the target's cookie
@@ -74,6 +78,14 @@ class DriverQueue {
   /// The same for several pieces of memory, in their order; not necessarily all of them.
   virtual ssize_t read_pieces(std::uint16_t tag, std::uint32_t offset, std::span<const iovec> to) noexcept;
   virtual ssize_t write_pieces(std::uint16_t tag, std::uint32_t offset, std::span<const iovec> from) noexcept;
+
+  /// Zero copy: three entries that belong together, each executed behind the one before it, whatever became of that.
+  /// The request's pages become buffer `tag` of the ring, an entry of the target uses them, and they are given back.
+  /// The first makes sure that there is room for all.
+  /// returns  false, null: no entry is free, or the queue has no zero copy
+  virtual bool register_data(std::uint16_t /*tag*/) noexcept { return false; }
+  virtual io_uring_sqe* prepare_transfer(std::uint16_t /*tag*/) noexcept { return nullptr; }
+  virtual bool unregister_data(std::uint16_t /*tag*/) noexcept { return false; }
 
   /// End a wait(), from any thread.
   virtual void wake() noexcept = 0;

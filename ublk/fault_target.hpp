@@ -30,6 +30,7 @@ class FaultTarget final : public Target {
 
   TargetGeometry geometry() const noexcept override { return inner_->geometry(); }
   bool uses_buffers() const noexcept override { return inner_->uses_buffers(); }
+  bool supports_zero_copy() const noexcept override { return inner_->supports_zero_copy(); }
   Expected<std::unique_ptr<TargetQueue>> open_queue(TargetContext& context) override;
   std::uint32_t fingerprint() const noexcept override { return inner_->fingerprint(); }
   std::string describe() const override { return inner_->describe() + " with faults"; }

@@ -18,13 +18,26 @@ FileQueue::FileQueue(TargetContext& context, int file)
 void FileQueue::start(Request& request) noexcept {
   Slot& slot = slots_[request.tag()];
   slot = {.request = &request, .done = 0, .syncing = request.operation() == Operation::flush};
+  // With zero copy there is no buffer, and the data stays where it is.
   if (request.operation() == Operation::write)
     if (const int error = request.take_data(0, request.buffer()); error != 0) return finish(slot, error);
   submit(slot);
 }
 
 void FileQueue::submit(Slot& slot) noexcept {
-  const Request& request = *slot.request;
+  Request& request = *slot.request;
+  const bool moves = request.operation() == Operation::read || request.operation() == Operation::write;
+  if (moves && !slot.syncing && context_.zero_copy()) {
+    const bool durable = request.operation() == Operation::write && request.fua();
+    if (!context_.transfer(request, {.file = file_,
+                                     .position = request.offset() + slot.done,
+                                     .at = slot.done,
+                                     .bytes = request.bytes() - slot.done,
+                                     .rw_flags = durable ? RWF_DSYNC : 0,
+                                     .cookie = request.tag()}))
+      finish(slot, EBUSY);
+    return;
+  }
   io_uring_sqe* entry = context_.prepare(request.tag());
   if (entry == nullptr) return finish(slot, EBUSY);
   if (slot.syncing) return io_uring_prep_fsync(entry, file_, IORING_FSYNC_DATASYNC);

@@ -7,6 +7,8 @@
 //                                                                          WRITE_ZEROES   a hole, or zeroes that stay
 //                                                                                         allocated
 //
+// With zero copy there is no buffer: the request's own pages are what the file is read into and written from.
+//
 // The file is locked (flock) as long as anything of a server is under way on it: the lock goes with the last reference
 // to the open file, and requests in flight have one. So a new server that has the lock knows that no write of a dead one
 // can still arrive behind its own.
@@ -37,6 +39,7 @@ class FileTarget final : public Target {
 
   TargetGeometry geometry() const noexcept override { return geometry_; }
   bool uses_buffers() const noexcept override { return true; }
+  bool supports_zero_copy() const noexcept override { return true; }
   Expected<std::unique_ptr<TargetQueue>> open_queue(TargetContext& context) override;
   std::uint32_t fingerprint() const noexcept override { return fingerprint_; }
   std::string describe() const override { return "file " + path_; }

@@ -13,6 +13,7 @@ class NullTarget final : public Target {
 
   TargetGeometry geometry() const noexcept override;
   bool uses_buffers() const noexcept override { return false; }
+  bool supports_zero_copy() const noexcept override { return true; }
   Expected<std::unique_ptr<TargetQueue>> open_queue(TargetContext& context) override;
   /// Any is as good as another of its size.
   std::uint32_t fingerprint() const noexcept override { return fingerprint_of(describe()); }

@@ -5,9 +5,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <cstring>
+#include <utility>
 
 namespace sluice {
 
@@ -15,106 +14,12 @@ namespace {
 
 using namespace ublk_abi;
 
-alignas(4096) constexpr std::array<std::byte, zeroes_bytes> zero_pages{};
-
 std::uint64_t now_ns() noexcept {
   return static_cast<std::uint64_t>(
       std::chrono::nanoseconds(TargetQueue::Clock::now().time_since_epoch()).count());
 }
 
 }  // namespace
-
-std::span<const std::byte> zeroes() noexcept { return zero_pages; }
-
-// ---- Request ---------------------------------------------------------------------------------------------
-
-int Request::take_data(std::uint32_t at, std::span<std::byte> to) noexcept {
-  if (const int error = queue_->move_data(*this, at, to.size(), Operation::write); error != 0) return error;
-  if (queue_->options_.data_path == DataPath::copy) {
-    if (to.data() != buffer_.data() + at) std::memmove(to.data(), buffer_.data() + at, to.size());
-    return 0;
-  }
-  while (!to.empty()) {
-    count_up(copy_calls_);
-    const auto moved = queue_->driver_.read_data(tag_, at, to);
-    if (moved <= 0) return moved == 0 ? EIO : static_cast<int>(-moved);
-    at += static_cast<std::uint32_t>(moved);
-    to = to.subspan(static_cast<std::size_t>(moved));
-  }
-  return 0;
-}
-
-int Request::give_data(std::uint32_t at, std::span<const std::byte> from) noexcept {
-  if (const int error = queue_->move_data(*this, at, from.size(), Operation::read); error != 0) return error;
-  if (queue_->options_.data_path == DataPath::copy) {
-    if (from.data() != buffer_.data() + at) std::memmove(buffer_.data() + at, from.data(), from.size());
-    return 0;
-  }
-  while (!from.empty()) {
-    count_up(copy_calls_);
-    const auto moved = queue_->driver_.write_data(tag_, at, from);
-    if (moved <= 0) return moved == 0 ? EIO : static_cast<int>(-moved);
-    at += static_cast<std::uint32_t>(moved);
-    from = from.subspan(static_cast<std::size_t>(moved));
-  }
-  return 0;
-}
-
-int Request::take_data(std::uint32_t at, std::span<const iovec> to) noexcept {
-  return in_pieces(
-      at, to, Operation::write,
-      [this](std::uint32_t from, auto pieces) { return queue_->driver_.read_pieces(tag_, from, pieces); },
-      [this](std::uint32_t from, const iovec& piece) { return take_data(from, bytes_of(piece)); });
-}
-
-int Request::give_data(std::uint32_t at, std::span<const iovec> from) noexcept {
-  return in_pieces(
-      at, from, Operation::read,
-      [this](std::uint32_t to, auto pieces) { return queue_->driver_.write_pieces(tag_, to, pieces); },
-      [this](std::uint32_t to, const iovec& piece) { return give_data(to, bytes_of(piece)); });
-}
-
-// With user copy all in one call, and the rest of a piece at which it stopped by itself; in copy mode each by itself.
-template <class All, class One>
-int Request::in_pieces(std::uint32_t at, std::span<const iovec> pieces, Operation wanted, All all,
-                       One one) noexcept {
-  std::size_t total = 0;
-  for (const iovec& piece : pieces) total += piece.iov_len;
-  if (const int error = queue_->move_data(*this, at, total, wanted); error != 0) return error;
-  while (!pieces.empty()) {
-    std::size_t moved = 0;
-    if (queue_->options_.data_path != DataPath::copy) {
-      count_up(copy_calls_);
-      const auto result = all(at, pieces);
-      if (result <= 0) return result == 0 ? EIO : static_cast<int>(-result);
-      moved = static_cast<std::size_t>(result);
-    }
-    while (!pieces.empty() && moved >= pieces.front().iov_len) {
-      moved -= pieces.front().iov_len;
-      at += static_cast<std::uint32_t>(pieces.front().iov_len);
-      pieces = pieces.subspan(1);
-    }
-    if (pieces.empty() || (moved == 0 && queue_->options_.data_path != DataPath::copy)) continue;
-    const iovec rest{static_cast<std::byte*>(pieces.front().iov_base) + moved,
-                     pieces.front().iov_len - moved};
-    if (const int error = one(at + static_cast<std::uint32_t>(moved), rest); error != 0) return error;
-    at += static_cast<std::uint32_t>(pieces.front().iov_len);
-    pieces = pieces.subspan(1);
-  }
-  return 0;
-}
-
-int Request::give_zeroes(std::uint32_t at, std::uint32_t count) noexcept {
-  while (count != 0) {
-    const auto part = std::min<std::uint32_t>(count, zeroes_bytes);
-    if (const int error = give_data(at, zeroes().first(part)); error != 0) return error;
-    at += part;
-    count -= part;
-  }
-  return 0;
-}
-
-void Request::finish(int errno_value) noexcept { queue_->finished(*this, errno_value); }
 
 // ---- Opening ---------------------------------------------------------------------------------------------
 
@@ -180,10 +85,14 @@ Expected<void> UblkQueue::turn(std::chrono::nanoseconds wait_max) {
   }
   for (auto batch = driver_.events(); !batch.empty(); batch = driver_.events()) {
     for (const DriverEvent& event : batch) {
-      if (event.kind == DriverEvent::Kind::tag)
-        on_tag(event);
-      else if (event.kind == DriverEvent::Kind::target)
-        target_->complete(event.number, event.result, event.flags);
+      switch (event.kind) {
+        case DriverEvent::Kind::tag: on_tag(event); break;
+        case DriverEvent::Kind::target: target_->complete(event.number, event.result, event.flags); break;
+        case DriverEvent::Kind::registered:
+        case DriverEvent::Kind::transfer:
+        case DriverEvent::Kind::unregistered: on_transfer(event); break;
+        case DriverEvent::Kind::wake: break;
+      }
     }
   }
   target_->poll();
@@ -214,6 +123,46 @@ void UblkQueue::on_tag(const DriverEvent& event) noexcept {
     return;
   }
   target_->start(request);
+}
+
+bool UblkQueue::transfer(Request& request, const Transfer& transfer) noexcept {
+  const bool moves = request.operation_ == Operation::read || request.operation_ == Operation::write;
+  if (!zero_copy() || !moves || request.ended_ || request.transfer_pending_ != 0 ||
+      move_data(request, transfer.at, transfer.bytes, request.operation_) != 0)
+    return false;
+  if (!driver_.register_data(request.tag_)) return false;
+  io_uring_sqe* entry = driver_.prepare_transfer(request.tag_);
+  if (entry == nullptr) return false;
+  // The pages have no address here: the kernel counts from their first byte.
+  const auto opcode = request.operation_ == Operation::read ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED;
+  io_uring_prep_rw(opcode, entry, transfer.file, nullptr, transfer.bytes, transfer.position);
+  entry->addr = transfer.at;
+  entry->rw_flags = transfer.rw_flags;
+  entry->buf_index = request.tag_;
+  entry->flags |= IOSQE_IO_HARDLINK;
+  if (!driver_.unregister_data(request.tag_)) return false;
+  request.transfer_cookie_ = transfer.cookie;
+  request.transfer_result_ = 0;
+  request.transfer_failed_ = false;
+  request.transfer_pending_ = 2;  // its own, and that the pages are back
+  return true;
+}
+
+void UblkQueue::on_transfer(const DriverEvent& event) noexcept {
+  if (event.number >= depth()) return;
+  Request& request = requests_[event.number];
+  if (request.transfer_pending_ == 0) return;
+  const bool failed = event.result < 0;
+  if (!request.transfer_failed_ && (failed || event.kind == DriverEvent::Kind::transfer)) {
+    request.transfer_result_ = event.result;
+    request.transfer_failed_ = failed;
+  }
+  // One that could not be registered fails the two behind it as well, and both come.
+  if (event.kind == DriverEvent::Kind::registered || --request.transfer_pending_ != 0) return;
+  if (std::exchange(request.ended_, false))
+    finished(request, request.end_errno_);
+  else
+    target_->complete(request.transfer_cookie_, request.transfer_result_, 0);
 }
 
 // Read the descriptor once, then believe nothing: a request that our device cannot have gets its errno.
@@ -250,7 +199,12 @@ int UblkQueue::move_data(const Request& request, std::uint32_t at, std::size_t c
 }
 
 void UblkQueue::finished(Request& request, int errno_value) noexcept {
-  if (!request.open_) return;  // finished before: the tag may be the driver's
+  if (!request.open_ || request.ended_) return;  // finished before: the tag may be the driver's
+  if (request.transfer_pending_ != 0) {
+    request.ended_ = true;
+    request.end_errno_ = errno_value;
+    return;
+  }
   request.open_ = false;
   count(request, errno_value);
   const bool moves = request.operation_ == Operation::read || request.operation_ == Operation::write;

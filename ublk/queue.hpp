@@ -10,7 +10,9 @@
 //      commit. A commit's address is stored before its request completes: the data of a READ is taken from there, and
 //      the data of the tag's next WRITE lands there. So it must hold this READ's data and must not be memory that the
 //      next WRITE may not overwrite.
-//   3. READ and WRITE are committed with their full byte count, everything else with 0, errors with -errno.
+//   3. With zero copy a tag is not committed while its pages are lent to the ring (register_data): one that the target
+//      finishes meanwhile is committed when they are back.
+//   4. READ and WRITE are committed with their full byte count, everything else with 0, errors with -errno.
 //
 // Thread safety: one thread; stop(), counters() and statistics() from any.
 #pragma once
@@ -31,6 +33,7 @@ namespace sluice {
 enum class DataPath : std::uint8_t {
   user_copy,  // Request::take_data() and give_data() are system calls, straight between request and memory
   copy,       // the driver copies to and from the tag's buffer, which costs a second copy to anywhere else
+  zero_copy,  // the kernel moves it between the request's pages and a file; what else a target does is user copy
 };
 
 struct UblkQueueOptions {
@@ -74,9 +77,12 @@ class UblkQueue final : private TargetContext {
   std::uint16_t queue() const noexcept override { return options_.index; }
   std::uint16_t depth() const noexcept override { return options_.depth; }
   io_uring_sqe* prepare(std::uint32_t cookie) noexcept override { return driver_.prepare(cookie); }
+  bool zero_copy() const noexcept override { return options_.data_path == DataPath::zero_copy; }
+  bool transfer(Request& request, const Transfer& transfer) noexcept override;
 
   std::uint64_t address_of(const Request& request) const noexcept;
   void on_tag(const DriverEvent& event) noexcept;
+  void on_transfer(const DriverEvent& event) noexcept;
   int accept(Request& request) noexcept;
   void finished(Request& request, int errno_value) noexcept;
   int move_data(const Request& request, std::uint32_t at, std::size_t count,

@@ -49,8 +49,8 @@ void UblkServer::QueueThread::run() noexcept {
 Expected<void> UblkServer::QueueThread::work() {
   auto memory = IoMemory::map(options_.buffer_bytes, options_.lock_memory);
   if (!memory) return std::unexpected(std::move(memory.error()));
-  auto driver =
-      RingDriverQueue::open(options_.device_fd, options_.queue.index, options_.queue.depth, options_.encoded);
+  auto driver = RingDriverQueue::open(options_.device_fd, options_.queue.index, options_.queue.depth,
+                                      options_.encoded, options_.queue.data_path == DataPath::zero_copy);
   if (!driver) return std::unexpected(std::move(driver.error()));
   options_.queue.buffers = memory->bytes();
   auto queue = UblkQueue::open(**driver, target_, options_.queue);

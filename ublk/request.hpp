@@ -50,8 +50,8 @@ class Request {
   int give_zeroes(std::uint32_t at, std::uint32_t count) noexcept;
 
   /// Memory of the tag's own, page-aligned, at least bytes() long: for targets that need a place for the data, and in
-  /// copy mode where the data is. Empty with user copy when the target does not use buffers. take_data() and
-  /// give_data() of this memory itself copy nothing in copy mode.
+  /// copy mode where the data is. Empty with user copy when the target does not use buffers, and with zero copy.
+  /// take_data() and give_data() of this memory itself copy nothing in copy mode.
   std::span<std::byte> buffer() const noexcept { return buffer_.first(buffer_.empty() ? 0 : bytes_); }
 
   /// The end of it, once: 0, or an errno (EIO, ENOSPC, …; never negative). The request is over.
@@ -71,7 +71,14 @@ class Request {
   Operation operation_ = Operation::read;
   std::uint16_t tag_ = 0;
   std::uint32_t copy_calls_ = 0;  // of one thread at a time; those of two at once may count as one
-  bool open_ = false;             // with the target
+  // Zero copy: what the target's transfer has come to, and what of it is still to come.
+  std::uint32_t transfer_cookie_ = 0;
+  std::int32_t transfer_result_ = 0;
+  std::uint8_t transfer_pending_ = 0;  // completions; the pages are lent as long
+  bool transfer_failed_ = false;       // with that result, whatever follows
+  bool ended_ = false;                 // finished meanwhile: the commit waits
+  int end_errno_ = 0;
+  bool open_ = false;  // with the target
 };
 
 }  // namespace sluice

@@ -18,9 +18,10 @@ class RingDriverQueue final : public DriverQueue {
  public:
   /// device_fd  the character device, which must outlive this
   /// encoded    the device understands encoded opcodes
-  /// errors     those of Ring::open and DescriptorMap::open
+  /// zero_copy  the device has it: the ring gets a table for the pages of requests, by tag
+  /// errors     those of Ring::open and DescriptorMap::open; io_error  the table
   static Expected<std::unique_ptr<RingDriverQueue>> open(int device_fd, std::uint16_t queue,
-                                                         std::uint16_t depth, bool encoded);
+                                                         std::uint16_t depth, bool encoded, bool zero_copy);
 
   bool fetch(std::uint16_t tag, std::uint64_t address) noexcept override;
   bool commit(std::uint16_t tag, std::int32_t result, std::uint64_t address) noexcept override;
@@ -38,6 +39,9 @@ class RingDriverQueue final : public DriverQueue {
   ssize_t read_pieces(std::uint16_t tag, std::uint32_t offset, std::span<const iovec> to) noexcept override;
   ssize_t write_pieces(std::uint16_t tag, std::uint32_t offset,
                        std::span<const iovec> from) noexcept override;
+  bool register_data(std::uint16_t tag) noexcept override;
+  io_uring_sqe* prepare_transfer(std::uint16_t tag) noexcept override;
+  bool unregister_data(std::uint16_t tag) noexcept override;
   void wake() noexcept override;
 
  private:
@@ -45,8 +49,8 @@ class RingDriverQueue final : public DriverQueue {
 
   RingDriverQueue(int device_fd, std::uint16_t queue, bool encoded, DescriptorMap descriptors,
                   std::unique_ptr<Ring> ring, UniqueFd waker) noexcept;
-  bool command(ublk_abi::Data command, std::uint16_t tag, std::int32_t result,
-               std::uint64_t address) noexcept;
+  io_uring_sqe* command(ublk_abi::Data command, DriverEvent::Kind kind, std::uint16_t tag,
+                        std::int32_t result, std::uint64_t address) noexcept;
   void arm_waker() noexcept;
 
   int device_fd_;

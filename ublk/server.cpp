@@ -41,6 +41,15 @@ Expected<void> check_range(std::string_view name, std::uint64_t value, std::uint
 
 }  // namespace
 
+Expected<void> ublk_internal::check_zero_copy(const Target& target) {
+  if (target.supports_zero_copy()) return {};
+  return fail(
+      Status::bad_argument,
+      fmt::format("{}: this target works on the data itself, which zero-copy keeps from it; use user-copy "
+                  "or copy",
+                  target.describe()));
+}
+
 Expected<void> ublk_internal::check_options(const UblkOptions& options) {
   const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   const auto cpus = static_cast<std::uint64_t>(::sysconf(_SC_NPROCESSORS_ONLN));
@@ -116,6 +125,8 @@ UblkServer::UblkServer(UblkControl control) noexcept : control_(std::move(contro
 Expected<std::unique_ptr<UblkServer>> UblkServer::add(const UblkOptions& options,
                                                       std::unique_ptr<Target> target) {
   if (auto checked = check_options(options); !checked) return std::unexpected(std::move(checked.error()));
+  if (options.data_path == DataPathChoice::zero_copy)
+    if (auto checked = check_zero_copy(*target); !checked) return std::unexpected(std::move(checked.error()));
   auto control = UblkControl::open();
   if (!control) return std::unexpected(std::move(control.error()));
   std::unique_ptr<UblkServer> server(new UblkServer(std::move(*control)));
@@ -149,6 +160,8 @@ Expected<void> UblkServer::add_device(const UblkOptions& options) {
   if (options.data_path == DataPathChoice::user_copy ||
       (options.data_path == DataPathChoice::automatic && (control_.features() & f_user_copy) != 0))
     wanted.flags |= f_user_copy;
+  // User copy with it, for what a target does beyond moving data: later drivers allow that only by its own flag.
+  if (options.data_path == DataPathChoice::zero_copy) wanted.flags |= f_zero_copy | f_user_copy;
   const auto lacks = [](std::uint64_t wanted_flags, std::uint64_t offered) -> Expected<void> {
     const auto missing = missing_ublk_features(wanted_flags, offered);
     if (missing.empty()) return {};
@@ -172,7 +185,13 @@ Expected<void> UblkServer::add_device(const UblkOptions& options) {
             "asked for",
             info_.device_id, info_.queues, info_.depth, info_.io_bytes_max, wanted.queues, wanted.depth,
             wanted.io_bytes_max));
-  return control_.set_params(info_.device_id, params_of(target_->geometry(), info_.io_bytes_max));
+  auto params = params_of(target_->geometry(), info_.io_bytes_max);
+  if ((info_.flags & f_zero_copy) != 0) {
+    // The pages of requests go to direct I/O as they are, so they must lie as that wants them.
+    params.types |= params_memory_alignment;
+    params.memory_alignment_mask = target_->geometry().logical_block - 1;
+  }
+  return control_.set_params(info_.device_id, params);
 }
 
 Expected<void> UblkServer::check_target() {
@@ -180,6 +199,8 @@ Expected<void> UblkServer::check_target() {
   if (static_cast<std::uint32_t>(info_.server_flags) != target_->fingerprint())
     return fail(Status::bad_argument,
                 fmt::format("ublk device {}: it was not added with {}", id, target_->describe()));
+  if ((info_.flags & f_zero_copy) != 0)
+    if (auto checked = check_zero_copy(*target_); !checked) return checked;
   const auto params = control_.params(id);
   if (!params) return std::unexpected(params.error());
   const auto wanted = params_of(target_->geometry(), info_.io_bytes_max);
@@ -210,8 +231,11 @@ Expected<void> UblkServer::open_character_device() {
 }
 
 Expected<void> UblkServer::start_queues(bool lock_memory) {
-  data_path_ = (info_.flags & f_user_copy) != 0 ? DataPath::user_copy : DataPath::copy;
-  const bool buffers = data_path_ == DataPath::copy || target_->uses_buffers();
+  data_path_ = (info_.flags & f_zero_copy) != 0   ? DataPath::zero_copy
+               : (info_.flags & f_user_copy) != 0 ? DataPath::user_copy
+                                                  : DataPath::copy;
+  const bool buffers =
+      data_path_ == DataPath::copy || (data_path_ == DataPath::user_copy && target_->uses_buffers());
   const auto queue_bytes = buffers ? std::size_t{info_.depth} * info_.io_bytes_max : 0;
   if (lock_memory)
     if (auto lockable = ensure_lockable(std::uint64_t{queue_bytes} * info_.queues); !lockable)

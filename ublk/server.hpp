@@ -35,7 +35,12 @@ enum class RecoveryMode : std::uint8_t {
   fail_io,  // all fail until there is a new server; Linux 6.13
 };
 
-enum class DataPathChoice : std::uint8_t { automatic, user_copy, copy };
+enum class DataPathChoice : std::uint8_t {
+  automatic,  // user copy, else copy
+  user_copy,
+  copy,
+  zero_copy,  // Linux 6.15
+};
 
 struct UblkOptions {
   std::uint32_t id = ublk_abi::any_device;
@@ -54,7 +59,8 @@ class UblkServer {
 
   /// Add a device with `target` behind it and start it.
   ///
-  /// errors  bad_argument  an option out of range, or a feature that the kernel does not have; named
+  /// errors  bad_argument  an option out of range, a feature that the kernel does not have, named; zero copy with a
+  ///                       target that needs the data
   ///         exists        the id is in use
   ///         exhausted     RLIMIT_MEMLOCK, memory
   ///         not_found, permission, io_error  the driver; the target's queues

@@ -16,6 +16,9 @@ inline constexpr auto retry_interval = std::chrono::milliseconds(20);
 
 Expected<void> check_options(const UblkOptions& options);
 
+/// Zero copy is for targets that do without the data.
+Expected<void> check_zero_copy(const Target& target);
+
 /// `first`, and what failed on the way back from it.
 Error first_of(Error first, const Expected<void>& second);
 

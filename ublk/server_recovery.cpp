@@ -189,6 +189,9 @@ Expected<std::unique_ptr<UblkServer>> UblkServer::take_over(const UblkOptions& o
   if (!control) return std::unexpected(std::move(control.error()));
   auto target = open_patiently(*control, open_target);
   if (!target) return std::unexpected(std::move(target.error()));
+  if (options.data_path == DataPathChoice::zero_copy)
+    if (auto checked = check_zero_copy(**target); !checked)
+      return std::unexpected(std::move(checked.error()));
   std::unique_ptr<UblkServer> server(new UblkServer(std::move(*control)));
   server->target_ = std::move(*target);
 

@@ -34,6 +34,16 @@ struct TargetGeometry {
   std::uint32_t discard_granularity = 0;  // bytes; 0: neither discard nor write-zeroes arrive
 };
 
+/// A move between a request's own pages and a file, in the direction of the request: a READ is filled, a WRITE emptied.
+struct Transfer {
+  int file = -1;
+  std::uint64_t position = 0;  // in the file
+  std::uint32_t at = 0;        // byte of the request
+  std::uint32_t bytes = 0;
+  int rw_flags = 0;  // RWF_…
+  std::uint32_t cookie = 0;
+};
+
 /// What a TargetQueue may use of the queue that it belongs to.
 class TargetContext {
  public:
@@ -48,6 +58,13 @@ class TargetContext {
   /// An entry of the queue's io_uring, cleared: fill it with io_uring_prep_…. It is submitted together with all others
   /// of the turn; complete() gets the cookie. With at most one at a time for each tag it is never null.
   virtual io_uring_sqe* prepare(std::uint32_t cookie) noexcept = 0;
+
+  /// The device has zero copy: no request has a buffer(), data moves by transfer().
+  virtual bool zero_copy() const noexcept { return false; }
+  /// Zero copy: let the kernel move data without a copy; complete() gets the cookie and how much it was, once the
+  /// request's pages are its own again. One at a time for each request.
+  /// returns  false: no entry is free, or not with this device and request
+  virtual bool transfer(Request& /*request*/, const Transfer& /*transfer*/) noexcept { return false; }
 };
 
 class TargetQueue {
@@ -85,6 +102,8 @@ class Target {
   virtual TargetGeometry geometry() const noexcept = 0;
   /// Whether its queues use Request::buffer().
   virtual bool uses_buffers() const noexcept = 0;
+  /// Whether its queues do without the bytes of requests: they only let them move (TargetContext::transfer), or use none.
+  virtual bool supports_zero_copy() const noexcept { return false; }
   /// One queue's part, called on that queue's thread before its first request. Destroyed on the same thread, before
   /// the target.
   virtual Expected<std::unique_ptr<TargetQueue>> open_queue(TargetContext& context) = 0;

@@ -150,6 +150,7 @@ struct DeviceNumbers {  // filled by the driver
 inline constexpr std::uint32_t params_basic = 1U << 0;
 inline constexpr std::uint32_t params_discard = 1U << 1;
 inline constexpr std::uint32_t params_numbers = 1U << 2;
+inline constexpr std::uint32_t params_memory_alignment = 1U << 4;  // Linux 6.15
 
 /// The first members of the kernel's structure, which grows at its end: `length` says how much of it this is.
 struct Params {
@@ -158,10 +159,14 @@ struct Params {
   BasicParams basic;
   DiscardParams discard;
   DeviceNumbers numbers;
+  std::uint32_t zoned[8];  // of zoned devices, not ours
+  std::uint32_t memory_alignment_mask;
+  std::uint32_t memory_alignment_padding;
   std::uint32_t padding;
 };
 static_assert(offsetof(Params, basic) == 8 && offsetof(Params, discard) == 40);
-static_assert(offsetof(Params, numbers) == 60 && sizeof(Params) == 80);
+static_assert(offsetof(Params, numbers) == 60 && offsetof(Params, zoned) == 76);
+static_assert(offsetof(Params, memory_alignment_mask) == 108 && sizeof(Params) == 120);
 
 /// One discard or write-zeroes stays below 4 GiB: somewhere below its byte count has 32 bits.
 inline constexpr std::uint32_t zeroing_sectors_max = ~std::uint32_t{0} >> 9;
@@ -198,6 +203,9 @@ static_assert(descriptor_stride == depth_max * sizeof(Descriptor) && descriptor_
 enum class Data : std::uint8_t {
   fetch = 0x20,             // once for each tag
   commit_and_fetch = 0x21,  // the result of one request, and ready for the next
+  // Zero copy, Linux 6.15. Only by the thread that fetched the tag, between its event and its commit.
+  register_buffer = 0x23,    // the request's pages become an entry of the ring's table of registered buffers
+  unregister_buffer = 0x24,  // and are taken out of it; the driver ends no request whose pages are in use
 };
 
 /// In the last 16 bytes of a plain entry.
@@ -205,7 +213,7 @@ struct DataCommand {
   std::uint16_t queue_id;
   std::uint16_t tag;
   std::int32_t result;    // bytes, or -errno
-  std::uint64_t address;  // copy mode: the tag's buffer; user copy: 0
+  std::uint64_t address;  // copy mode: the tag's buffer; user copy: 0; of registering: the entry of the table
 };
 static_assert(sizeof(DataCommand) == 16 && offsetof(DataCommand, address) == 8);
 
@@ -213,6 +221,7 @@ constexpr std::uint32_t encoded(Data command) noexcept {
   return static_cast<std::uint32_t>(_IOWR('u', static_cast<unsigned>(command), DataCommand));
 }
 static_assert(encoded(Data::fetch) == 0xc0107520 && encoded(Data::commit_and_fetch) == 0xc0107521);
+static_assert(encoded(Data::register_buffer) == 0xc0107523 && encoded(Data::unregister_buffer) == 0xc0107524);
 
 /// User copy: where the data of a request lies in the character device.
 inline constexpr std::uint64_t data_base = 0x80000000;

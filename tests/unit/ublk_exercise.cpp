@@ -63,7 +63,7 @@ class Exercise {
         in_flight_(depth_),
         store_{.input = input_, .bytes = first_content(kind_), .allowed = allowed_},
         disk_(store_.bytes),
-        driver_(depth_, path_ == DataPath::copy) {
+        driver_(depth_, path_) {
     const auto limits = input_.below(8);
     store_.read_only = limits == 1;
     store_.discard_granularity = limits == 2 ? 0 : sector;

@@ -1,9 +1,12 @@
-// A model of the ublk driver behind DriverQueue: who owns a tag, when data is copied where, what is refused. It follows
-// the driver of Linux 6.12; a protocol violation of the server is written down, and answered as the driver would.
+// A model of the ublk driver behind DriverQueue: who owns a tag, when data is copied where, whose pages are lent to the
+// ring, what is refused. It follows the driver of Linux 6.12, in zero copy what is documented of 6.15; a protocol
+// violation of the server is written down, and answered as the driver would.
 #pragma once
 
 #include "runtime/ring.hpp"
 #include "ublk/driver_queue.hpp"
+#include "ublk/io_memory.hpp"
+#include "ublk/queue.hpp"
 
 #include <cstdint>
 #include <deque>
@@ -32,8 +35,7 @@ struct ModelResult {
 
 class ModelDriver final : public DriverQueue {
  public:
-  /// copies  the driver copies to and from addresses; else user copy
-  ModelDriver(std::uint16_t depth, bool copies);
+  ModelDriver(std::uint16_t depth, DataPath path);
 
   // ---- What the test does ------------------------------------------------------------------------------
 
@@ -59,6 +61,11 @@ class ModelDriver final : public DriverQueue {
   /// The server is gone with all that it had prepared; the next one fetches every tag. Requests that it had arrive
   /// again with `reissue`, and else end with EIO.
   void server_died(bool reissue);
+
+  /// The next registration of any tag's pages is answered with -error.
+  void refuse_registration(int error) { registration_errno_ = error; }
+  /// What each transfer does next: move at most so many bytes.
+  void limit_transfers(std::uint32_t bytes_max) { transfer_bytes_max_ = bytes_max; }
 
   const std::vector<ModelResult>& results() const { return results_; }
   const std::vector<std::string>& violations() const { return violations_; }
@@ -87,6 +94,9 @@ class ModelDriver final : public DriverQueue {
   ssize_t read_data(std::uint16_t tag, std::uint32_t offset, std::span<std::byte> to) noexcept override;
   ssize_t write_data(std::uint16_t tag, std::uint32_t offset,
                      std::span<const std::byte> from) noexcept override;
+  bool register_data(std::uint16_t tag) noexcept override;
+  io_uring_sqe* prepare_transfer(std::uint16_t tag) noexcept override;
+  bool unregister_data(std::uint16_t tag) noexcept override;
   void wake() noexcept override { woken_ = true; }
 
  private:
@@ -99,23 +109,35 @@ class ModelDriver final : public DriverQueue {
     ublk_abi::Descriptor descriptor{};
     ModelRequest request;
     bool asked = false;  // a request waits for it
+    // Zero copy: the pages of the request, which no address leads to.
+    std::unique_ptr<IoMemory> pages;
+    bool registered = false;
+    bool transferring = false;
+    bool give_back = false;  // linked behind the transfer
   };
   struct Command {
-    bool fetch;
+    enum class Kind : std::uint8_t { fetch, commit, register_data, transfer, unregister_data };
+    Kind kind;
     std::uint16_t tag;
-    std::int32_t result;
-    std::uint64_t address;
+    std::int32_t result = 0;
+    std::uint64_t address = 0;
+    io_uring_sqe* entry = nullptr;
   };
 
   void post(DriverEvent event) { events_.push_back(event); }
   void run(const Command& command);
+  void run_registration(const Command& command);
+  void run_transfer(const Command& command);
+  void run_give_back(std::uint16_t number);
+  void on_completion(const io_uring_cqe& completion);
+  void violate(std::uint16_t tag, const char* why);
   void complete(std::uint16_t number, std::int32_t result);
   Status reap_ring();
   void perform();
   void deliver(std::uint16_t number);
   ssize_t copied(std::uint16_t tag, Operation operation, std::uint32_t offset, std::size_t count);
 
-  bool copies_;
+  DataPath path_;
   std::vector<Tag> tags_;
   std::vector<Command> commands_;
   std::deque<DriverEvent> events_;
@@ -134,6 +156,8 @@ class ModelDriver final : public DriverQueue {
   int refuse_errno_ = 0;
   int wait_errno_ = 0, failed_errno_ = 0;
   bool refuse_entry_ = false;
+  int registration_errno_ = 0;
+  std::uint32_t transfer_bytes_max_ = ~0U;
   std::chrono::nanoseconds timeout_{0};
   std::uint64_t enters_ = 0;
   bool stopping_ = false;

@@ -16,8 +16,8 @@ inline constexpr std::uint32_t rig_io_bytes = 64 * 1024;
 
 struct QueueRig {
   explicit QueueRig(Target& target, DataPath path = DataPath::user_copy, std::uint16_t depth = 4)
-      : driver(depth, path == DataPath::copy) {
-    const bool buffers = path == DataPath::copy || target.uses_buffers();
+      : driver(depth, path) {
+    const bool buffers = path == DataPath::copy || (path == DataPath::user_copy && target.uses_buffers());
     memory = std::make_unique<IoMemory>(
         must(IoMemory::map(buffers ? std::size_t{depth} * rig_io_bytes : 0, false)));
     queue = must(UblkQueue::open(driver, target,

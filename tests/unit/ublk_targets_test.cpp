@@ -1,4 +1,5 @@
 // The targets behind a queue and the model of the driver: null, file, faults.
+#include "tests/unit/ublk_disk.hpp"
 #include "tests/unit/ublk_rig.hpp"
 #include "ublk/fault_target.hpp"
 #include "ublk/file_target.hpp"
@@ -24,44 +25,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint64_t file_bytes = 1 << 20;
-
-// A file with content, in a directory that goes with it.
-struct TempDisk {
-  explicit TempDisk(std::uint64_t bytes = file_bytes) {
-    char name[] = "/tmp/sluice-disk-XXXXXX";
-    directory = ::mkdtemp(name);
-    path = directory / "disk";
-    fill(bytes);
-  }
-  ~TempDisk() { fs::remove_all(directory); }
-
-  void fill(std::uint64_t bytes) const {
-    const auto content = pattern(17, bytes);
-    std::ofstream file(path, std::ios::binary | std::ios::trunc);
-    file.write(reinterpret_cast<const char*>(content.data()), static_cast<std::streamsize>(bytes));
-  }
-  std::vector<std::byte> read(std::uint64_t offset, std::size_t bytes) const {
-    std::vector<std::byte> content(bytes);
-    std::ifstream file(path, std::ios::binary);
-    file.seekg(static_cast<std::streamoff>(offset));
-    file.read(reinterpret_cast<char*>(content.data()), static_cast<std::streamsize>(bytes));
-    must_hold(file.gcount() == static_cast<std::streamsize>(bytes), "the file is that long");
-    return content;
-  }
-  std::uint64_t blocks() const {
-    struct stat found{};
-    must_hold(::stat(path.c_str(), &found) == 0, "stat");
-    return static_cast<std::uint64_t>(found.st_blocks);
-  }
-
-  fs::path directory, path;
-};
-
-Expected<std::unique_ptr<Target>> open_file(const TempDisk& disk, std::uint64_t bytes = 0,
-                                            bool read_only = false) {
-  return FileTarget::open({.path = disk.path, .bytes = bytes, .read_only = read_only});
-}
+constexpr std::uint64_t file_bytes = disk_bytes;
 
 std::vector<std::byte> zeroes(std::size_t bytes) { return std::vector<std::byte>(bytes); }
 

@@ -42,7 +42,14 @@ UniqueFd stop_signal_fd() {
   return UniqueFd(::signalfd(-1, &signals, SFD_CLOEXEC));
 }
 
-std::string data_path_name(DataPath path) { return path == DataPath::user_copy ? "user-copy" : "copy"; }
+std::string data_path_name(DataPath path) {
+  switch (path) {
+    case DataPath::user_copy: return "user-copy";
+    case DataPath::copy: return "copy";
+    case DataPath::zero_copy: return "zero-copy";
+  }
+  return "";
+}
 
 void print_ready(const UblkServer& server, const std::string& target, bool json) {
   const auto& info = server.info();
@@ -109,12 +116,15 @@ void add_add(CLI::App& ublk) {
       ->capture_default_str();
   add_size_option(*command, "--max-io", options.io_bytes_max, "Largest request, 4KiB to 32MiB [512KiB]");
   command
-      ->add_option("--data", options.data_path,
-                   "How data travels: user-copy (Linux 6.5), copy; auto takes the first that there is [auto]")
+      ->add_option(
+          "--data", options.data_path,
+          "How data travels: user-copy (Linux 6.5), copy; auto takes the first that there is; zero-copy "
+          "(Linux 6.15, untried) only by name [auto]")
       ->transform(
           CLI::Transformer(std::map<std::string, DataPathChoice>{{"auto", DataPathChoice::automatic},
                                                                  {"user-copy", DataPathChoice::user_copy},
-                                                                 {"copy", DataPathChoice::copy}}))
+                                                                 {"copy", DataPathChoice::copy},
+                                                                 {"zero-copy", DataPathChoice::zero_copy}}))
       ->type_name("PATH");
   command
       ->add_option(

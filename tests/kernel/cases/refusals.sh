@@ -57,6 +57,26 @@ case_missing_feature() {
   nothing_left
 }
 
+# Where the kernel has it, the data is checked; where it does not, nothing else is taken instead.
+case_zero_copy() {
+  if sluice ublk features | grep -q '^zero-copy$'; then
+    disk 64M
+    start add --target file --path disk.img --queues 2 --data zero-copy
+    grep -q '^ready:.*, zero-copy$' "$scratch/ready"
+    verify_io "$device" 32 2
+    stop
+    grep -q '^calls: [1-9][0-9]* io_uring_enter, 0 copies' "$scratch/ready"
+  else
+    for target in "null --size 1MiB" "file --path disk.img"; do
+      disk 1M
+      # shellcheck disable=SC2086  # words are wanted
+      refused 2 "this kernel's ublk driver does not have: zero-copy (Linux 6.15)" \
+        sluice ublk add --data zero-copy --target $target
+    done
+  fi
+  nothing_left
+}
+
 case_id_in_use() {
   start add --target null --size 1MiB --id 5
   [ "$device" = /dev/ublkb5 ]
