@@ -177,7 +177,7 @@ int UblkQueue::accept(Request& request) noexcept {
   if (operation == Operation::flush) return 0;
   const bool moves = operation == Operation::read || operation == Operation::write;
   const bool zeroing = operation == Operation::discard || operation == Operation::write_zeroes;
-  if (!moves && !(zeroing && geometry_.discard_granularity != 0)) return EOPNOTSUPP;
+  if (!moves && (!zeroing || geometry_.discard_granularity == 0)) return EOPNOTSUPP;
   if (operation != Operation::read && geometry_.read_only) return EROFS;
 
   const std::uint64_t device_sectors = geometry_.bytes / sector_bytes;

@@ -82,8 +82,7 @@ Json times_json(const LatencyHistogram& times) {
 void print_served(const UblkStatistics& statistics, bool json, std::string_view label) {
   const auto& counters = statistics.counters;
   if (!json) {
-    for (const auto& line :
-         {served_text(counters), latency_text(statistics.latencies), calls_text(counters)})
+    for (const auto& line : {served_text(counters), latency_text(statistics.latencies), calls_text(counters)})
       fmt::print("{}{}\n", label, line);
     return;
   }
