@@ -2,7 +2,7 @@
 // *_operations.cpp; a new operation is an entry there.
 #pragma once
 
-#include "ipc/extents.hpp"
+#include "ipc/extent_store.hpp"
 #include "tests/support/model.hpp"
 #include "tests/support/survivor.hpp"
 #include "tests/verify/support/stepper.hpp"
@@ -43,6 +43,7 @@ struct Actor {
   StreamProducer producer;             // destroyed before the lanes
   StreamConsumer consumer;
   ExtentWriter writer;
+  std::unique_ptr<ExtentStore> store;
   std::vector<Reference> held;
   Message message{};
 };
@@ -80,6 +81,7 @@ std::vector<Operation> heap_operations();
 std::vector<Operation> stream_operations();
 std::vector<Operation> shared_operations();
 std::vector<Operation> extent_operations();
+std::vector<Operation> store_operations();
 std::vector<Operation> process_operations();
 std::vector<Operation> recovery_operations();  // beyond those of every death in the others
 
