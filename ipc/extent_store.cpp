@@ -265,10 +265,10 @@ Status ExtentStore::flush() noexcept {
   return broken_ ? Status::corrupt : producer_->push(message_of(MessageKind::flush, 0, 0));
 }
 
-std::uint64_t ExtentStore::room() noexcept {
+std::uint64_t ExtentStore::room(std::uint64_t wanted) noexcept {
   if (!producer_) return ~std::uint64_t{0};
   const std::lock_guard telling(telling_);
-  return producer_->room();
+  return producer_->room(wanted);
 }
 
 bool ExtentStore::has_untaken() noexcept {

@@ -78,8 +78,9 @@ class ExtentStore {
   Status flush() noexcept;
 
   bool tells() const noexcept { return producer_.has_value(); }
-  /// Messages that fit into the stream now, at least; without one, any number.
-  std::uint64_t room() noexcept;
+  /// Messages that fit into the stream now, at least, and no fewer than do if those are below `wanted`; without a
+  /// stream, any number.
+  std::uint64_t room(std::uint64_t wanted = 1) noexcept;
   /// Whether the stream has messages that were not taken.
   bool has_untaken() noexcept;
   /// Nothing will follow: the stream's consumer ends once it has everything.

@@ -76,8 +76,8 @@ void StreamProducer::release_role() noexcept {
   row_ = nullptr;
 }
 
-std::uint64_t StreamProducer::room() noexcept {
-  if (tail_ - cached_head_ > mask_)
+std::uint64_t StreamProducer::room(std::uint64_t wanted) noexcept {
+  if (mask_ + 1 - (tail_ - cached_head_) < wanted)
     cached_head_ = load(row_->head, acquire);  // S2 <- S3 (pop): slots were read
   return mask_ + 1 - (tail_ - cached_head_);
 }

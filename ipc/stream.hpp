@@ -36,8 +36,8 @@ class StreamProducer {
   /// Push a message without a block.  errors: full
   Status push(const Message& message) noexcept;
 
-  /// Free slots, at least.
-  std::uint64_t room() noexcept;
+  /// Free slots, at least: head is looked at only when those known of are fewer than `wanted`.
+  std::uint64_t room(std::uint64_t wanted = 1) noexcept;
   std::uint64_t tail() const noexcept { return tail_; }
   std::uint64_t head() const noexcept { return load(row_->head, acquire); }  // S2 <- S3 (pop)
   std::uint32_t capacity() const noexcept { return row_->capacity; }

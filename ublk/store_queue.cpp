@@ -46,9 +46,12 @@ void StoreQueue::start(Request& request) noexcept {
   Progress& progress = progress_[request.tag()];
   progress = {.request = &request, .done = 0};
   if (store_.tells()) {
-    if (policy_ == PublishPolicy::fail && messages_of(request) > store_.room()) {
-      finish(progress, EIO);
-      return;
+    if (policy_ == PublishPolicy::fail) {
+      const auto messages = messages_of(request);
+      if (messages > store_.room(messages)) {
+        finish(progress, EIO);
+        return;
+      }
     }
     if (waiting_count_ != 0) return wait(request.tag());  // behind those that came before
   }
@@ -147,9 +150,11 @@ StoreQueue::Next StoreQueue::write(Progress& progress) noexcept {
   return request.fua() ? synchronize(progress) : finish(progress, 0);
 }
 
-// A block for a whole group; or, if no unit is free any more, one for each page.
+// A block for a whole group; or, if no unit is free any more, one for each page. As many as can be told now: a stream
+// may be smaller than a part.
 Status StoreQueue::allocate(Part& part, std::span<Reference> blocks) noexcept {
-  if (store_.room() < part.blocks()) return Status::full;
+  const auto room = store_.room(part.pages);
+  if (room == 0) return Status::full;
   auto& heap = lane_->heap();
   if (part.whole) {
     const auto block = heap.allocate(group_bytes);
@@ -158,8 +163,8 @@ Status StoreQueue::allocate(Part& part, std::span<Reference> blocks) noexcept {
       return Status::ok;
     }
     part.whole = false;
-    if (store_.room() < part.blocks()) return Status::full;
   }
+  part.pages = static_cast<std::uint32_t>(std::min<std::uint64_t>(part.pages, room));
   for (std::uint32_t i = 0; i < part.pages; ++i) {
     const auto block = heap.allocate(extent_page_bytes);
     if (!block) {

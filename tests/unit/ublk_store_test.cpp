@@ -233,6 +233,46 @@ TEST_CASE("store target: a full stream makes writes wait, in order, until it is 
   }
 }
 
+TEST_CASE("store target: a write that a stream has room for in part goes on as it is taken", "[ublk]") {
+  const TempSegment file(segment_of(64));
+  auto options = options_of(file, "changes");
+  options.stream_capacity = 4;
+  const auto target = must(StoreTarget::open(options));
+  QueueRig rig(*target);
+  std::vector<std::byte> mirror(device_bytes);
+  CHECK(rig.io(write_of(0, 1, 1)).result > 0);  // what was taken since is looked for, although there is room
+  CHECK(replay(file.path(), "changes", mirror) == 1);
+  CHECK(rig.io(write_of(0, 4, 2)).result > 0);
+  CHECK(replay(file.path(), "changes", mirror) == 4);
+  const auto results = rig.driver.results().size();
+  rig.driver.ask(write_of(17, 10, 3));  // more than the stream has ever room for
+  std::uint64_t taken = 0;
+  const auto begun = std::chrono::steady_clock::now();
+  while (rig.driver.results().size() == results &&
+         std::chrono::steady_clock::now() - begun < std::chrono::seconds(20)) {
+    rig.turn();
+    taken += replay(file.path(), "changes", mirror);
+  }
+  REQUIRE(rig.driver.results().size() == results + 1);
+  CHECK(rig.driver.results().back().result == 10 * static_cast<int>(extent_page_bytes));
+  CHECK(taken == 10);
+  CHECK(content_of(rig) == mirror);
+}
+
+TEST_CASE("store target: with the policy fail, room is what the stream has, not what it had", "[ublk]") {
+  const TempSegment file(segment_of(64));
+  auto options = options_of(file, "changes");
+  options.stream_capacity = 4;
+  options.policy = PublishPolicy::fail;
+  const auto target = must(StoreTarget::open(options));
+  QueueRig rig(*target);
+  std::vector<std::byte> mirror(device_bytes);
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    CHECK(rig.io(write_of(8 * i, 3, i)).result > 0);
+    CHECK(replay(file.path(), "changes", mirror) == 3);
+  }
+}
+
 TEST_CASE("store target: with the policy fail a full stream is an error, and nothing is changed", "[ublk]") {
   const TempSegment file(segment_of(64));
   auto options = options_of(file, "changes");
