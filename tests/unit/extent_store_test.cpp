@@ -100,12 +100,12 @@ TEST_CASE("extent store: a change is told before the next one begins, whichever 
   ToldRig rig(16);
   const auto other = rig.another_lane();
   const auto& row = queue_row(rig.segment(), rig.map.index);
-  std::thread first, second;
+  std::jthread first, second;
   {
     const auto held = rig.store->hold(0);
-    first = std::thread([&] { write_pattern(*rig.lane, *rig.store, 0, 1); });
+    first = std::jthread([&] { write_pattern(*rig.lane, *rig.store, 0, 1); });
     while (load(row.change_sequence, acquire) != 1) std::this_thread::yield();
-    second = std::thread([&] { write_pattern(*other, *rig.store, 16, 2); });  // in a group that nobody holds
+    second = std::jthread([&] { write_pattern(*other, *rig.store, 16, 2); });  // in a group that nobody holds
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     CHECK(rig.told() == 0);
     CHECK(load(row.change_first, relaxed) == 0);
