@@ -2,6 +2,7 @@
 
 #include "tests/support/must.hpp"
 #include "tests/unit/ublk_exercise_disk.hpp"
+#include "tests/unit/ublk_exercise_store.hpp"
 #include "tests/unit/ublk_exercise_targets.hpp"
 #include "tests/unit/ublk_model.hpp"
 #include "ublk/fault_target.hpp"
@@ -15,6 +16,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -25,12 +27,22 @@ namespace sluice::test {
 namespace {
 
 constexpr std::uint32_t sector = ublk_abi::sector_bytes;
-constexpr std::uint32_t device_sectors = 40;
-constexpr std::uint32_t request_sectors_max = 8;
+constexpr std::uint32_t page_sectors = extent_page_bytes / sector;
 constexpr int steps_max = 400;
 constexpr std::size_t complaints_max = 8;
 
-enum class Kind : std::uint8_t { null, memory, file };
+enum class Kind : std::uint8_t { null, memory, file, store };
+constexpr Kind kinds[] = {Kind::null,   Kind::memory, Kind::file,  Kind::store,
+                          Kind::memory, Kind::file,   Kind::store, Kind::store};
+
+/// Sectors. A store has two groups, and a request can be a group and some more.
+struct Shape {
+  std::uint32_t device, request_max, block;
+};
+constexpr Shape shape_of(Kind kind) {
+  if (kind == Kind::store) return {2 * extent_group_pages * page_sectors, 20 * page_sectors, page_sectors};
+  return {40, 8, 1};
+}
 
 // Bytes of a number, and cheap: with sanitizers most of the time would go into random ones.
 std::vector<std::byte> content(std::uint64_t number, std::size_t bytes) {
@@ -56,12 +68,13 @@ class Exercise {
  public:
   explicit Exercise(std::span<const std::uint8_t> choices)
       : input_(choices.data(), choices.size()),
-        kind_(static_cast<Kind>(input_.below(3))),
+        kind_(kinds[input_.below(std::size(kinds))]),
+        shape_(shape_of(kind_)),
         path_(input_.below(2) == 0 ? DataPath::user_copy : DataPath::copy),
         depth_(static_cast<std::uint16_t>(1 + input_.below(6))),
         allowed_(depth_),
         in_flight_(depth_),
-        store_{.input = input_, .bytes = first_content(kind_), .allowed = allowed_},
+        store_{.input = input_, .bytes = first_content(kind_, shape_), .allowed = allowed_},
         disk_(store_.bytes),
         driver_(depth_, path_) {
     const auto limits = input_.below(8);
@@ -71,7 +84,7 @@ class Exercise {
     geometry_ = target_->geometry();
     const bool buffers = path_ == DataPath::copy || target_->uses_buffers();
     memory_ = std::make_unique<IoMemory>(
-        must(IoMemory::map(buffers ? std::size_t{depth_} * request_sectors_max * sector : 0, false)));
+        must(IoMemory::map(buffers ? std::size_t{depth_} * shape_.request_max * sector : 0, false)));
   }
 
   UblkExercise run() try {
@@ -94,9 +107,9 @@ class Exercise {
     done_.complaints.push_back(fmt::format(format, std::forward<Args>(args)...));
   }
 
-  static std::vector<std::byte> first_content(Kind kind) {
-    return kind == Kind::null ? std::vector<std::byte>(std::size_t{device_sectors} * sector)
-                              : content(0, std::size_t{device_sectors} * sector);
+  static std::vector<std::byte> first_content(Kind kind, const Shape& shape) {
+    const auto bytes = std::size_t{shape.device} * sector;
+    return kind == Kind::null || kind == Kind::store ? std::vector<std::byte>(bytes) : content(0, bytes);
   }
 
   void make_target() {
@@ -107,13 +120,14 @@ class Exercise {
       memory_target_ = memory.get();
       target_ = std::move(memory);
     } else {
-      auto file = std::make_unique<FileStoreTarget>(store_);
-      driver_.perform_entries(
-          [target = file.get()](const io_uring_sqe& entry) { return target->perform(entry); });
-      target_ = std::move(file);
+      driver_.perform_entries([this](const io_uring_sqe& entry) { return perform(store_, entry); });
+      if (kind_ == Kind::file)
+        target_ = std::make_unique<FileStoreTarget>(store_);
+      else
+        make_store();
     }
-    std::vector<FaultRule> rules(input_.below(3));
-    for (auto& rule : rules) {
+    rules_.resize(input_.below(3));
+    for (auto& rule : rules_) {
       rule.operations = input_.take<std::uint8_t>();
       rule.action = static_cast<FaultRule::Action>(input_.below(3));
       rule.errno_value = input_.below(2) == 0 ? EIO : ENOSPC;
@@ -122,7 +136,28 @@ class Exercise {
       rule.after = input_.below(4);
       faults_.push_back(rule.action == FaultRule::Action::error ? rule.errno_value : EIO);
     }
-    if (!rules.empty()) target_ = std::make_unique<FaultTarget>(std::move(target_), std::move(rules));
+    put_faults_before();
+  }
+
+  void put_faults_before() {
+    if (!rules_.empty()) target_ = std::make_unique<FaultTarget>(std::move(target_), rules_);
+  }
+
+  // A full stream is an error or makes who writes wait until it is taken; a full segment is an error.
+  void make_store() {
+    const auto how = input_.take<std::uint8_t>();
+    StoreDeviceOptions options{.bytes = store_.bytes.size(), .units = 64};
+    options.tells = (how & 3) != 0;
+    if (options.tells && (how & 12) == 0) {
+      options.policy = PublishPolicy::fail;
+      faults_.push_back(EIO);
+    }
+    if ((how & 48) == 0) {
+      options.units = 8;
+      faults_.push_back(ENOSPC);
+    }
+    device_ = std::make_unique<StoreDevice>(options);
+    target_ = device_->open();
   }
 
   // ---- The server ----------------------------------------------------------------------------------------
@@ -133,7 +168,7 @@ class Exercise {
       queue_ = must(UblkQueue::open(driver_, *target_,
                                     {.index = 0,
                                      .depth = depth_,
-                                     .io_bytes_max = request_sectors_max * sector,
+                                     .io_bytes_max = shape_.request_max * sector,
                                      .data_path = path_,
                                      .buffers = memory_->bytes()}));
       if (stopping_) queue_->stop();
@@ -147,6 +182,11 @@ class Exercise {
     look();
     queue_.reset();
     const bool reissue = input_.below(2) == 0;
+    if (device_ && input_.below(2) == 0) {
+      target_.reset();
+      target_ = device_->open();
+      put_faults_before();
+    }
     driver_.server_died(reissue);
     failed_with_server_ = !reissue;
     look();
@@ -172,6 +212,7 @@ class Exercise {
       if (what < 26) return memory_target_->keep(input_.below(2) == 0);
       return memory_target_->end_one();
     }
+    if (what < 28 && device_) return take();
     switch (what) {
       case 34: return limit_copies();
       case 35: ++refusals_; return driver_.refuse_commit(input_.below(2) == 0 ? EINVAL : EBUSY);
@@ -189,6 +230,8 @@ class Exercise {
     }
   }
 
+  void take() { done_.told += device_->take(); }
+
   // ---- Requests ------------------------------------------------------------------------------------------
 
   void ask_sensibly() {
@@ -196,10 +239,15 @@ class Exercise {
                                         Operation::write, Operation::discard, Operation::write_zeroes,
                                         Operation::flush, Operation::write};
     const auto operation = operations[input_.below(8)];
-    const auto first = input_.below(device_sectors);
-    const auto left = std::min(request_sectors_max, device_sectors - first);
-    const auto sectors = 1 + input_.below(left);
-    ask(operation, first, sectors, input_.below(4) == 0 ? ublk_abi::io_flag_fua : 0);
+    const auto blocks = shape_.device / shape_.block;
+    auto first = input_.below(blocks);
+    auto count = 1 + input_.below(std::min(shape_.request_max / shape_.block, blocks - first));
+    if (kind_ == Kind::store && input_.below(4) == 0) {
+      first -= static_cast<std::uint32_t>(first % extent_group_pages);
+      count = extent_group_pages;
+    }
+    ask(operation, first * shape_.block, count * shape_.block,
+        input_.below(4) == 0 ? ublk_abi::io_flag_fua : 0);
   }
 
   void ask_anything() {
@@ -208,9 +256,9 @@ class Exercise {
     const auto edge = input_.below(4);
     const std::uint64_t first = edge == 0   ? input_.take<std::uint64_t>()
                                 : edge == 1 ? ~std::uint64_t{0} - input_.below(32)
-                                            : input_.below(2 * device_sectors);
+                                            : input_.below(2 * shape_.device);
     const auto sectors =
-        input_.below(2) == 0 ? input_.take<std::uint32_t>() : input_.below(2 * request_sectors_max);
+        input_.below(2) == 0 ? input_.take<std::uint32_t>() : input_.below(2 * shape_.request_max);
     ask(operation, first, sectors, input_.take<std::uint32_t>() & ~std::uint32_t{0xff});
   }
 
@@ -228,8 +276,9 @@ class Exercise {
     }
     if (geometry_.read_only && operation != Operation::read) return EROFS;
     const bool moves = operation == Operation::read || operation == Operation::write;
-    if (sectors == 0 || (moves && sectors > request_sectors_max)) return EINVAL;
-    return first < device_sectors && sectors <= device_sectors - first ? 0 : EINVAL;
+    if (sectors == 0 || (moves && sectors > shape_.request_max)) return EINVAL;
+    if (first % shape_.block != 0 || sectors % shape_.block != 0) return EINVAL;
+    return first < shape_.device && sectors <= shape_.device - first ? 0 : EINVAL;
   }
 
   bool overlaps(const InFlight& one, const InFlight& other) const {
@@ -249,7 +298,7 @@ class Exercise {
       if (other && overlaps(asked, *other)) return;
     ModelRequest request{.operation = operation, .sector = first, .sectors = sectors, .flags = flags};
     if (operation == Operation::write)
-      request.data = content(++writes_, std::min(sectors, request_sectors_max) * std::size_t{sector});
+      request.data = content(++writes_, std::min(sectors, shape_.request_max) * std::size_t{sector});
     asked.data = request.data;
     if (operation == Operation::discard || operation == Operation::write_zeroes)
       asked.data.assign(asked.bytes, std::byte{0});
@@ -272,7 +321,8 @@ class Exercise {
 
   void refuse_entry() {
     ++refusals_;
-    if (kind_ == Kind::file) {  // the file's own entry; a commit without one ends the server
+    if (kind_ == Kind::file ||
+        kind_ == Kind::store) {  // their own entry; a commit without one ends the server
       faults_.push_back(EBUSY);
       allow_for_all(EBUSY);
     }
@@ -292,7 +342,7 @@ class Exercise {
     for (std::uint16_t tag = 0; tag < depth_; ++tag) {
       const auto address = path_ == DataPath::copy
                                ? reinterpret_cast<std::uint64_t>(memory_->bytes().data()) +
-                                     std::uint64_t{tag} * request_sectors_max * sector
+                                     std::uint64_t{tag} * shape_.request_max * sector
                                : 0;
       const auto& given = driver_.addresses(tag);
       for (auto& seen = addresses_seen_[tag]; seen < given.size(); ++seen)
@@ -336,6 +386,7 @@ class Exercise {
     driver_.stop_device();
     const auto begin = std::chrono::steady_clock::now();
     for (int turns = 0; !queue_->ended() && done_.complaints.size() < complaints_max; ++turns) {
+      if (device_) take();
       turn();
       look();
       if (turns > 1000 && std::chrono::steady_clock::now() - begin > std::chrono::seconds(2)) {
@@ -348,11 +399,18 @@ class Exercise {
       if (in_flight_[tag]) complain("tag {}: its request was lost", tag);
     if (driver_.results().size() != asked_)
       complain("{} requests, {} results", asked_, driver_.results().size());
+    if (device_) {
+      queue_.reset();
+      target_.reset();
+      take();
+      store_.bytes = device_->end(done_.complaints);
+    }
     if (!disk_.can_be(0, store_.bytes)) complain("the store is not what was written");
   }
 
   fuzz::Input input_;
   Kind kind_;
+  Shape shape_;
   DataPath path_;
   std::uint16_t depth_;
   AllowedErrors allowed_;
@@ -360,9 +418,11 @@ class Exercise {
   ExerciseStore store_;
   DiskModel disk_;
   ModelDriver driver_;
+  std::unique_ptr<StoreDevice> device_;
   std::unique_ptr<Target> target_;
   MemoryStoreTarget* memory_target_ = nullptr;
-  std::vector<int> faults_;  // what the rules may answer
+  std::vector<FaultRule> rules_;
+  std::vector<int> faults_;  // what these and a full store may answer
   TargetGeometry geometry_;
   std::unique_ptr<IoMemory> memory_;
   std::unique_ptr<UblkQueue> queue_;

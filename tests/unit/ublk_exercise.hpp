@@ -14,12 +14,12 @@ namespace sluice::test {
 /// are followed by the next one, the end of the device at any moment.
 ///
 /// A plain array of bytes says what must be read. Every request that was asked for ends exactly once, with the result
-/// that it must have; in copy mode a tag's address is its buffer, always; a stop ends.
-///
+/// that it must have; in copy mode a tag's address is its buffer, always; a stop ends. Who follows the stream of a store
+/// that is told of its changes has that store's content in the end.
 struct UblkExercise {
   std::vector<std::string> complaints;  // a line for everything that is not so, at most a few; none is good
   // What was done, so that a test can tell that something was.
-  std::uint64_t requests = 0, errors = 0, bytes_read = 0, servers = 0;
+  std::uint64_t requests = 0, errors = 0, bytes_read = 0, servers = 0, told = 0;
 };
 UblkExercise exercise_ublk_queue(std::span<const std::uint8_t> choices);
 

@@ -95,9 +95,9 @@ Expected<std::unique_ptr<TargetQueue>> FileStoreTarget::open_queue(TargetContext
   return std::make_unique<FileQueue>(context, -1);
 }
 
-std::optional<std::int32_t> FileStoreTarget::perform(const io_uring_sqe& entry) {
-  auto& allowed = store_.allowed.at(entry.user_data);
-  const auto how = store_.input.below(32);
+std::optional<std::int32_t> perform(ExerciseStore& store, const io_uring_sqe& entry) {
+  auto& allowed = store.allowed.at(entry.user_data);
+  const auto how = store.input.below(32);
   const auto fails = [&](int error) {
     allowed.push_back(error);
     return -error;
@@ -113,7 +113,7 @@ std::optional<std::int32_t> FileStoreTarget::perform(const io_uring_sqe& entry) 
   const bool moves = entry.opcode == IORING_OP_READ || entry.opcode == IORING_OP_WRITE;
   if (entry.opcode == IORING_OP_FSYNC) return 0;
   const std::size_t length = moves ? entry.len : entry.addr;  // fallocate has its length there
-  const auto part = std::span(store_.bytes).subspan(entry.off, length);
+  const auto part = std::span(store.bytes).subspan(entry.off, length);
   if (!moves) {
     std::ranges::fill(part, std::byte{0});
     return 0;
@@ -122,7 +122,7 @@ std::optional<std::int32_t> FileStoreTarget::perform(const io_uring_sqe& entry) 
     allowed.push_back(EIO);
     return 0;
   }
-  const auto count = how == 7 ? 1 + store_.input.take<std::uint16_t>() % length : length;
+  const auto count = how == 7 ? 1 + store.input.take<std::uint16_t>() % length : length;
   auto* memory = reinterpret_cast<std::byte*>(entry.addr);
   if (entry.opcode == IORING_OP_READ)
     std::memcpy(memory, part.data(), count);

@@ -60,11 +60,12 @@ class FileStoreTarget final : public Target {
   std::uint32_t fingerprint() const noexcept override { return 1; }
   std::string describe() const override { return "file in memory"; }
 
-  /// What the kernel would do with an entry of the queue: all of it, a part, an error, nothing yet.
-  std::optional<std::int32_t> perform(const io_uring_sqe& entry);
-
  private:
   ExerciseStore& store_;
 };
+
+/// What the kernel would do with an entry of the file's queue, or with an fsync: all of it, a part, an error, nothing
+/// yet.
+std::optional<std::int32_t> perform(ExerciseStore& store, const io_uring_sqe& entry);
 
 }  // namespace sluice::test

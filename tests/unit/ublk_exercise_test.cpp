@@ -23,11 +23,13 @@ TEST_CASE("ublk queue: whatever comes of it, each request ends once and bytes ar
     total.errors += done.errors;
     total.bytes_read += done.bytes_read;
     total.servers += done.servers;
+    total.told += done.told;
   }
   CHECK(total.requests > seeds * 20);
   CHECK(total.errors > seeds * 2);
   CHECK(total.bytes_read > seeds * 5'000);
   CHECK(total.servers > seeds * 2);
+  CHECK(total.told > seeds * 2);
 }
 
 }  // namespace sluice::test
