@@ -177,37 +177,50 @@ Status ExtentStore::empty_and_tell(Lane& lane, std::uint64_t first, std::uint64_
 
 Expected<void> ExtentStore::bind(QueueId stream) {
   const auto& segment = teller_->segment();
-  const auto name = queue_name(*row_);
+  if (stream.index >= segment.header().queue_count) return fail(Status::bad_argument, "no such stream");
+  const bool was_closed = load(queue_row(segment, stream.index).closed, acquire) != 0;
   auto producer = StreamProducer::claim(*teller_, stream);
   if (!producer)
     return fail(
         producer.error(),
-        fmt::format("device {}: its stream cannot be produced into: {}", name,
+        fmt::format("device {}: its stream cannot be produced into: {}", queue_name(*row_),
                     producer.error() == Status::busy ? "another lane does" : to_string(producer.error())));
+  if (auto allowed = may_tell(stream, producer->tail()); !allowed) {
+    if (was_closed) producer->close();  // to claim it was to open it
+    return allowed;
+  }
+  store(row_->change_stream, stream_word(stream), release);
+  producer_ = std::move(*producer);
+  if (const auto status = finish_change(); status != Status::ok)
+    return fail(status, fmt::format("device {}: the change that its last server was killed at: {}",
+                                    queue_name(*row_), to_string(status)));
+  teller_->heap().flush();
+  return {};
+}
+
+// A map and a stream belong together from the first change on, and for good.
+Expected<void> ExtentStore::may_tell(QueueId stream, std::uint64_t tail) const {
+  const auto& segment = teller_->segment();
+  const auto name = queue_name(*row_);
   const auto wanted = stream_word(stream);
-  if (const auto bound = load(row_->change_stream, relaxed); bound == 0) {
-    for (std::uint64_t position = 0; position < slots().count(); ++position)
-      if (slots().at(position) != 0)
-        return fail(
-            Status::bad_argument,
-            fmt::format("device {}: it has content that no stream was told of, expected an empty one", name));
-    bool is_others = producer->tail() != 0;
-    for (std::uint32_t other = 0; other < segment.header().queue_count; ++other)
-      is_others = is_others || load(queue_row(segment, other).change_stream, relaxed) == wanted;
-    if (is_others)
-      return fail(Status::bad_argument,
-                  fmt::format("device {}: stream {} has messages of others, expected one that was never used",
-                              name, name_of_stream(segment, wanted)));
-    store(row_->change_stream, wanted, release);
-  } else if (bound != wanted) {
+  const auto bound = load(row_->change_stream, relaxed);
+  if (bound == wanted) return {};
+  if (bound != 0)
     return fail(Status::bad_argument,
                 fmt::format("device {}: its changes go to stream {}, not to {}", name,
                             name_of_stream(segment, bound), name_of_stream(segment, wanted)));
-  }
-  producer_ = std::move(*producer);
-  if (const auto status = finish_change(); status != Status::ok)
-    return fail(status, fmt::format("device {}: the change that its last server was killed at: {}", name,
-                                    to_string(status)));
+  for (std::uint64_t position = 0; position < slots().count(); ++position)
+    if (slots().at(position) != 0)
+      return fail(
+          Status::bad_argument,
+          fmt::format("device {}: it has content that no stream was told of, expected an empty one", name));
+  bool is_others = tail != 0;
+  for (std::uint32_t other = 0; other < segment.header().queue_count; ++other)
+    is_others = is_others || load(queue_row(segment, other).change_stream, relaxed) == wanted;
+  if (is_others)
+    return fail(Status::bad_argument,
+                fmt::format("device {}: stream {} has messages of others, expected one that was never used",
+                            name, name_of_stream(segment, wanted)));
   return {};
 }
 

@@ -94,6 +94,7 @@ class ExtentStore {
 
   ExtentStore(ExtentWriter writer, QueueRow& row, QueueId map, std::unique_ptr<Lane> teller) noexcept;
   Expected<void> bind(QueueId stream);
+  Expected<void> may_tell(QueueId stream, std::uint64_t tail) const;
   Status finish_change() noexcept;
   Status put(Lane& lane, std::uint64_t position, Reference block) noexcept;
   Status settle(Lane& lane, std::uint64_t position) noexcept;

@@ -61,7 +61,7 @@ struct alignas(128) QueueRow {
   std::uint64_t delivered;          // messages ever shown to a handler; at most those pushed
   std::uint64_t redelivered;        // messages shown again after a death
 
-  // Of extents; the change that is under way is told to a stream (extent_changes.hpp).
+  // Of extents; the change that is under way is told to a stream (extent_store.hpp).
   alignas(128) std::uint64_t writer;  // process_claim.  W: CAS.  R: who wants to be it
   std::uint64_t
       change_stream;  // the stream's place in the directory + 1, era:32 above; 0: none.  W: writer, once

@@ -34,6 +34,7 @@ class FaultTarget final : public Target {
   Expected<std::unique_ptr<TargetQueue>> open_queue(TargetContext& context) override;
   std::uint32_t fingerprint() const noexcept override { return inner_->fingerprint(); }
   std::string describe() const override { return inner_->describe() + " with faults"; }
+  void device_ended() noexcept override { inner_->device_ended(); }
 
  private:
   std::unique_ptr<Target> inner_;

@@ -122,6 +122,12 @@ Error ublk_internal::first_of(Error first, const Expected<void>& second) {
 
 UblkServer::UblkServer(UblkControl control) noexcept : control_(std::move(control)) {}
 
+Expected<void> UblkServer::check(const UblkOptions& options) {
+  if (auto checked = check_options(options); !checked) return checked;
+  const auto control = UblkControl::open();
+  return control ? Expected<void>{} : std::unexpected(control.error());
+}
+
 Expected<std::unique_ptr<UblkServer>> UblkServer::add(const UblkOptions& options,
                                                       std::unique_ptr<Target> target) {
   if (auto checked = check_options(options); !checked) return std::unexpected(std::move(checked.error()));
@@ -310,6 +316,7 @@ Expected<void> UblkServer::shut_down() {
     const bool ours = now && now->server_flags == info_.server_flags;
     auto removed = ours ? control_.remove(info_.device_id) : Expected<void>{};
     if (!removed && removed.error().status != Status::not_found && result) result = std::move(removed);
+    target_->device_ended();
   }
   if (!result && result.error().status == Status::not_found) return {};
   return result;

@@ -57,6 +57,10 @@ class UblkServer {
   /// Opens what is to stand behind the device. dead_server: requests of one may still be under way, wait for them.
   using OpenTarget = std::function<Expected<std::unique_ptr<Target>>(bool dead_server)>;
 
+  /// Whether there is a driver, and the options are in range: what add() finds out without doing anything.
+  /// errors  bad_argument; not_found, permission, io_error  the driver
+  static Expected<void> check(const UblkOptions& options);
+
   /// Add a device with `target` behind it and start it.
   ///
   /// errors  bad_argument  an option out of range, a feature that the kernel does not have, named; zero copy with a

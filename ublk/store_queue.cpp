@@ -31,13 +31,11 @@ int errno_of(Status status) noexcept {
 
 }  // namespace
 
-StoreQueue::StoreQueue(TargetContext& context, ExtentStore& store, std::unique_ptr<Lane> lane,
-                       PublishPolicy policy, std::atomic<bool>& ended)
+StoreQueue::StoreQueue(TargetContext& context, ExtentStore& store, StoreLane& lane, PublishPolicy policy)
     : context_(context),
       store_(store),
-      lane_(std::move(lane)),
+      lane_(lane),
       policy_(policy),
-      ended_(ended),
       progress_(context.depth()),
       waiting_(context.depth()) {}
 
@@ -129,18 +127,19 @@ StoreQueue::Next StoreQueue::write(Progress& progress) noexcept {
     Part part = part_of(progress);
     std::array<Reference, extent_group_pages> references{};
     std::array<iovec, extent_group_pages> pieces;
-    if (const auto status = allocate(part, references); status != Status::ok) return failed(progress, status);
+    if (const auto status = allocate(part, references, pieces); status != Status::ok)
+      return failed(progress, status);
     const auto blocks = std::span(references).first(part.blocks());
-    for (std::size_t i = 0; i < blocks.size(); ++i)
-      pieces[i] = {lane_->heap().bytes(blocks[i]).data(), part.whole ? group_bytes : extent_page_bytes};
     if (const int error = request.take_data(progress.done, std::span(pieces).first(blocks.size()));
         error != 0) {
+      const std::lock_guard held(lane_.mutex);
       release(blocks);
       return finish(progress, error);
     }
+    const std::lock_guard held(lane_.mutex);
     for (std::size_t i = 0; i < blocks.size(); ++i) {
       const auto position = part.whole ? store_.slots().group_of(part.page) : part.page + i;
-      if (const auto status = store_.write(*lane_, position, blocks[i]); status != Status::ok) {
+      if (const auto status = store_.write(*lane_.lane, position, blocks[i]); status != Status::ok) {
         release(blocks.subspan(i));
         return failed(progress, status);
       }
@@ -152,14 +151,15 @@ StoreQueue::Next StoreQueue::write(Progress& progress) noexcept {
 
 // A block for a whole group; or, if no unit is free any more, one for each page. As many as can be told now: a stream
 // may be smaller than a part.
-Status StoreQueue::allocate(Part& part, std::span<Reference> blocks) noexcept {
+Status StoreQueue::allocate(Part& part, std::span<Reference> blocks, std::span<iovec> pieces) noexcept {
   const auto room = store_.room(part.pages);
   if (room == 0) return Status::full;
-  auto& heap = lane_->heap();
+  const std::lock_guard held(lane_.mutex);
+  auto& heap = lane_.lane->heap();
   if (part.whole) {
-    const auto block = heap.allocate(group_bytes);
-    if (block) {
+    if (const auto block = heap.allocate(group_bytes)) {
       blocks[0] = *block;
+      pieces[0] = {heap.bytes(*block).data(), group_bytes};
       return Status::ok;
     }
     part.whole = false;
@@ -172,14 +172,15 @@ Status StoreQueue::allocate(Part& part, std::span<Reference> blocks) noexcept {
       return block.error();
     }
     blocks[i] = *block;
+    pieces[i] = {heap.bytes(*block).data(), extent_page_bytes};
   }
   return Status::ok;
 }
 
-// What is not this lane's any more is not released: its cell says so.
+// With the lane held. What is not its any more is not released: the cell says so.
 void StoreQueue::release(std::span<const Reference> blocks) noexcept {
   for (const Reference block : blocks) [[maybe_unused]]
-    const auto released = lane_->heap().release(block);
+    const auto released = lane_.lane->heap().release(block);
 }
 
 StoreQueue::Next StoreQueue::clear(Progress& progress) noexcept {
@@ -187,8 +188,11 @@ StoreQueue::Next StoreQueue::clear(Progress& progress) noexcept {
   const auto first = (request.offset() + progress.done) / extent_page_bytes;
   const auto pages =
       std::min((request.bytes() - progress.done) / extent_page_bytes, ExtentStore::clear_pages_max);
-  if (const auto status = store_.clear(*lane_, first, pages); status != Status::ok)
-    return failed(progress, status);
+  const auto status = [&] {
+    const std::lock_guard held(lane_.mutex);
+    return store_.clear(*lane_.lane, first, pages);
+  }();
+  if (status != Status::ok) return failed(progress, status);
   progress.done += static_cast<std::uint32_t>(pages * extent_page_bytes);
   if (progress.done < request.bytes()) return Next::soon;  // other requests are not to wait for all of it
   return request.fua() ? synchronize(progress) : finish(progress, 0);
@@ -204,7 +208,7 @@ StoreQueue::Next StoreQueue::failed(Progress& progress, Status status) noexcept 
 StoreQueue::Next StoreQueue::synchronize(Progress& progress) noexcept {
   io_uring_sqe* entry = context_.prepare(progress.request->tag());
   if (entry == nullptr) return finish(progress, EBUSY);
-  io_uring_prep_fsync(entry, lane_->segment().fd(), IORING_FSYNC_DATASYNC);
+  io_uring_prep_fsync(entry, lane_.lane->segment().fd(), IORING_FSYNC_DATASYNC);
   return Next::nothing;
 }
 
@@ -251,14 +255,12 @@ void StoreQueue::poll() noexcept {
     poll_at_ = Clock::time_point::max();
   else if (full)
     poll_at_ = Clock::now() + room_interval;
-  lane_->heap().flush();  // nobody waits for blocks that a sleeper has freed
+  const std::lock_guard held(lane_.mutex);
+  lane_.lane->heap().flush();  // nobody waits for blocks that a sleeper has freed
 }
 
 TargetQueue::Clock::time_point StoreQueue::poll_at() const noexcept { return poll_at_; }
 
-void StoreQueue::stop() noexcept {
-  ended_.store(true, relaxed);
-  give_up_ = Clock::now() + stop_patience;
-}
+void StoreQueue::stop() noexcept { give_up_ = Clock::now() + stop_patience; }
 
 }  // namespace sluice

@@ -6,7 +6,6 @@
 #include "ipc/extent_store.hpp"
 #include "ublk/store_target.hpp"
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -16,9 +15,7 @@ namespace sluice {
 
 class StoreQueue final : public TargetQueue {
  public:
-  /// ended  set once the device stops
-  StoreQueue(TargetContext& context, ExtentStore& store, std::unique_ptr<Lane> lane, PublishPolicy policy,
-             std::atomic<bool>& ended);
+  StoreQueue(TargetContext& context, ExtentStore& store, StoreLane& lane, PublishPolicy policy);
 
   void start(Request& request) noexcept override;
   void complete(std::uint32_t cookie, std::int32_t result, std::uint32_t flags) noexcept override;
@@ -51,7 +48,7 @@ class StoreQueue final : public TargetQueue {
   Next finish(Progress& progress, int errno_value) noexcept;
   int read(Request& request) noexcept;
   std::uint64_t messages_of(const Request& request) const noexcept;
-  Status allocate(Part& part, std::span<Reference> blocks) noexcept;
+  Status allocate(Part& part, std::span<Reference> blocks, std::span<iovec> pieces) noexcept;
   void release(std::span<const Reference> blocks) noexcept;
 
   void wait(std::uint16_t tag) noexcept;
@@ -59,9 +56,8 @@ class StoreQueue final : public TargetQueue {
 
   TargetContext& context_;
   ExtentStore& store_;
-  std::unique_ptr<Lane> lane_;
+  StoreLane& lane_;
   PublishPolicy policy_;
-  std::atomic<bool>& ended_;
   std::vector<Progress> progress_;      // by tag
   std::vector<std::uint16_t> waiting_;  // a ring of tags, in the order of their arrival
   std::size_t waiting_first_ = 0;

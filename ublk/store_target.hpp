@@ -15,9 +15,9 @@
 #include "runtime/session.hpp"
 #include "ublk/target.hpp"
 
-#include <atomic>
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <string>
 
 namespace sluice {
@@ -39,6 +39,14 @@ struct StoreTargetOptions {
   std::chrono::milliseconds role_wait{0};  // for a dead server to be gone
 };
 
+/// The lane that all queues of a device allocate and release through, one at a time: what one of them frees the others
+/// can have, which of lanes of their own is not so. It is held for the moments in which blocks change hands, never while
+/// data is copied.
+struct StoreLane {
+  std::mutex mutex;  // before the locks of ExtentStore
+  std::unique_ptr<Lane> lane;
+};
+
 class StoreTarget final : public Target {
  public:
   /// errors  bad_argument  size 0, not a multiple of 64 KiB, not the map's, above the segment's; what it is
@@ -46,13 +54,12 @@ class StoreTarget final : public Target {
   ///         exhausted     the segment has no room for the map
   ///         those of Session::open and ExtentStore::open
   static Expected<std::unique_ptr<Target>> open(const StoreTargetOptions& options);
-  ~StoreTarget() override;
-
   TargetGeometry geometry() const noexcept override;
   bool uses_buffers() const noexcept override { return false; }
   Expected<std::unique_ptr<TargetQueue>> open_queue(TargetContext& context) override;
   std::uint32_t fingerprint() const noexcept override { return fingerprint_; }
   std::string describe() const override;
+  void device_ended() noexcept override { store_->close(); }
 
  private:
   StoreTarget(StoreTargetOptions options, Session session) noexcept;
@@ -63,7 +70,7 @@ class StoreTarget final : public Target {
   std::uint32_t fingerprint_ = 0;
   Session session_;
   std::unique_ptr<ExtentStore> store_;
-  std::atomic<bool> ended_{false};  // in order: nothing will follow in the stream
+  StoreLane lane_;
 };
 
 }  // namespace sluice

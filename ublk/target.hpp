@@ -111,6 +111,8 @@ class Target {
   virtual std::uint32_t fingerprint() const noexcept = 0;
   /// "file /var/disk.img", for messages.
   virtual std::string describe() const = 0;
+  /// The device has ended in order and is deleted; after the last queue's part was destroyed.
+  virtual void device_ended() noexcept {}
 };
 
 /// A number of the text, for fingerprint(): FNV-1a, which is the same in every build.

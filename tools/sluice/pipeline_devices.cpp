@@ -43,6 +43,11 @@ Expected<void> read_key(const TomlPlace& place, DeviceSettings& out) {
                                                 place.file, place.node->source().begin.line, key, keys));
 }
 
+// Whether `mine`, which `before` has too, is a thing that only one device can have.
+bool same(const std::optional<std::string>& mine, const std::optional<std::string>& before) {
+  return mine && before && *mine == *before;
+}
+
 // What one table must have. Its place names the key that is wrong, the line is the table's.
 Expected<void> check_device(std::string_view file, const toml::node& table, const DeviceSettings& device) {
   const auto wrong = [&](std::string_view key, std::string_view what) {
@@ -65,17 +70,18 @@ Expected<void> check_device(std::string_view file, const toml::node& table, cons
   if (device.publish && device.publish->starts_with(ingress_prefix))
     return wrong("publish",
                  fmt::format("found '{}', but streams 'ingress.…' are the ingress's", *device.publish));
+  if (device.publish && device.publish->find(',') != std::string::npos)
+    return wrong("publish", fmt::format("found '{}', expected a name without commas", *device.publish));
+  if (same(device.publish, device.name))
+    return wrong("publish", fmt::format("found '{}', which is the device's own name", *device.publish));
+  if (device.target == "store" && device.name->starts_with(ingress_prefix))
+    return wrong("name", fmt::format("found '{}', but streams 'ingress.…' are the ingress's", *device.name));
   if (!device.publish && device.publish_policy)
     return wrong("publish-policy", "found without publish, which it belongs to");
   if (!device.publish && device.mirror)
     return wrong("mirror", "found without publish, the stream that it follows");
   if (device.mirror && device.mirror->empty()) return wrong("mirror", "empty, expected a file");
   return {};
-}
-
-// Whether `mine`, which `before` has too, is a thing that only one device can have.
-bool same(const std::optional<std::string>& mine, const std::optional<std::string>& before) {
-  return mine && before && *mine == *before;
 }
 
 Expected<void> check_against(std::string_view file, const toml::node& table, const DeviceSettings& device,
@@ -87,6 +93,9 @@ Expected<void> check_against(std::string_view file, const toml::node& table, con
     };
     if (same(device.name, other.name)) return twice("name", *device.name);
     if (same(device.publish, other.publish)) return twice("publish", *device.publish);
+    if (same(device.publish, other.name)) return twice("publish", *device.publish);
+    if (same(device.name, other.publish)) return twice("name", *device.name);
+    if (device.id && device.id == other.id) return twice("id", fmt::to_string(*device.id));
     if (same(device.mirror, other.mirror)) return twice("mirror", *device.mirror);
   }
   return {};

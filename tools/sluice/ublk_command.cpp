@@ -11,9 +11,12 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <csignal>
+#include <fstream>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include <sys/signalfd.h>
@@ -21,6 +24,8 @@
 namespace sluice::tools {
 
 namespace {
+
+constexpr const char* server_name = "ublk";  // as ps and top show it
 
 // ---- add, recover: the server -----------------------------------------------------------------------------
 
@@ -75,7 +80,7 @@ ExitCode serve(const ServeFlags& flags, bool recover) {
   const auto stop = stop_signal_fd();
   StatusAnswers::block_signal();
   if (!stop) return report(Status::io_error, "signalfd");
-  name_process("ublk");
+  name_process(server_name);
   std::string description;
   const auto open = [&](bool dead_server) {
     auto target = open_target(flags.target, dead_server);
@@ -84,6 +89,8 @@ ExitCode serve(const ServeFlags& flags, bool recover) {
   };
   const auto begin = [&]() -> Expected<std::unique_ptr<UblkServer>> {
     if (recover) return UblkServer::recover(flags.id, flags.options.lock_memory, open);
+    // Before the target is opened: a store would be made in its segment for a device that cannot be.
+    if (auto able = UblkServer::check(flags.options); !able) return std::unexpected(std::move(able.error()));
     if (flags.take_over) return UblkServer::take_over(flags.options, open);
     auto target = open(false);
     if (!target) return std::unexpected(std::move(target.error()));
@@ -163,14 +170,51 @@ struct DeviceFlags {
   bool json = false;
 };
 
+// How long a server may take to let go of what waits, and to delete its device.
+constexpr auto server_end_wait = std::chrono::seconds(30);
+
+// Whether the device's server is a `sluice ublk` that runs.
+bool is_served_by_us(const ublk_abi::DeviceInfo& info) {
+  if (!ublk_server_runs(info)) return false;
+  std::ifstream file(fmt::format("/proc/{}/comm", info.server_pid));
+  std::string name;
+  std::getline(file, name);
+  return name == server_name;
+}
+
+// Ask the server to end: it lets go of requests that wait for something, which the driver alone would wait for too.
+// returns  whether there was one, and the device is gone
+Expected<bool> end_by_server(UblkControl& control, std::uint32_t id) {
+  const auto info = control.info(id);
+  if (!info) return std::unexpected(info.error());
+  if (!is_served_by_us(*info) || ::kill(info->server_pid, SIGTERM) != 0) return false;
+  const auto give_up = std::chrono::steady_clock::now() + server_end_wait;
+  // By its pid: to ask the driver now would be to wait for the server, without end if that hangs.
+  while (ublk_server_runs(*info)) {
+    if (std::chrono::steady_clock::now() > give_up)
+      return fail(Status::busy,
+                  fmt::format("ublk device {}: its server, pid {}, does not end", id, info->server_pid),
+                  EBUSY);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  const auto now = control.info(id);
+  return !now || now->server_flags != info->server_flags;
+}
+
+ExitCode end_by_driver(UblkControl& control, std::uint32_t id, bool remove) {
+  if (auto stopped = control.stop(id); !stopped) return report(stopped.error());
+  if (!remove) return ExitCode::ok;
+  auto removed = control.remove(id);
+  return removed || removed.error().status == Status::not_found ? ExitCode::ok : report(removed.error());
+}
+
 ExitCode end_device(const DeviceFlags& flags, bool remove) {
   auto control = UblkControl::open();
   if (!control) return report(control.error());
-  if (auto stopped = control->stop(flags.id); !stopped) return report(stopped.error());
-  if (remove) {
-    // A server that is there sees the stop and may be quicker.
-    auto removed = control->remove(flags.id);
-    if (!removed && removed.error().status != Status::not_found) return report(removed.error());
+  const auto ended = end_by_server(*control, flags.id);
+  if (!ended) return report(ended.error());
+  if (!*ended) {
+    if (const auto code = end_by_driver(*control, flags.id, remove); code != ExitCode::ok) return code;
   }
   if (flags.json) {
     auto document = json_document(remove ? "sluice.ublk.delete/1" : "sluice.ublk.stop/1");

@@ -42,7 +42,7 @@ case_store_verify() {
 }
 
 case_store_ext4() {
-  segment 512MiB
+  segment 640MiB
   store add --size 256MiB --queues 2
   mkfs.ext4 -q -F "$device"
   mkdir -p "$scratch/mounted"
@@ -286,4 +286,43 @@ case_reboot_second_store() {
   dd if="$device" bs=1M skip=4 count=8 iflag=direct 2>/dev/null | cmp - "$KERNEL_KEPT/data"
   stop
   sound
+}
+
+# What waits for a full stream does not keep `stop` and `delete` from ending; the stream is closed, so its mirror ends.
+case_store_ended_while_full() {
+  segment 128MiB
+  for verb in stop delete; do
+    store add --size 16MiB --publish changes --queue-capacity 16
+    dd if=/dev/urandom of="$device" bs=4k count=64 oflag=direct 2>"$scratch/dd.err" &
+    writer=$!
+    sleep 1
+    if gone "$writer"; then flunk "the writer did not wait"; fi
+    timeout 25 sluice ublk "$verb" "$id"
+    wait "$server" || flunk "the server ended with $?"
+    if wait "$writer"; then flunk "the write that waited succeeded"; fi
+    [ -z "$(sluice ublk list)" ]
+    mirror
+    mirrored
+    mirror
+    wait "$mirror" || flunk "$(cat "$scratch/mirror.out")"
+    rm -f "$segment" "$segment.lock" mirror.img mirror.img.mirror
+    segment 128MiB
+  done
+}
+
+# A recovery that fails leaves the stream open: its device is still there, and its mirror waits.
+case_store_failed_recovery() {
+  segment 128MiB
+  store add --size 16MiB --publish changes
+  mirror
+  dd if=/dev/urandom of="$device" bs=64k count=16 oflag=direct 2>/dev/null
+  crash
+  eventually 20 state_is quiesced
+  refused 2 "its changes go to stream changes" sluice ublk recover "$id" --target store --segment "$segment" --name disk
+  sleep 1
+  if gone "$mirror"; then flunk "the mirror has ended: $(cat "$scratch/mirror.out")"; fi
+  store recover "$id" --publish changes
+  dd if=/dev/urandom of="$device" bs=64k count=16 seek=8 oflag=direct 2>/dev/null
+  stop
+  mirrored
 }
