@@ -12,14 +12,18 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <csignal>
 #include <fstream>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
 
 #include <sys/signalfd.h>
+#include <unistd.h>
 
 namespace sluice::tools {
 
@@ -76,6 +80,26 @@ void print_ready(const UblkServer& server, const std::string& target, bool json)
   std::fflush(stdout);
 }
 
+// Says on a terminal that the start takes long: after 2 s, and after each doubling. A supervisor says that itself.
+class StartProgress {
+ public:
+  StartProgress()
+      : thread_([this](const std::stop_token& stop) {
+          std::unique_lock lock(mutex_);
+          const auto begun = std::chrono::steady_clock::now();
+          for (auto due = std::chrono::seconds(2);; due *= 2) {
+            over_.wait_until(lock, stop, begun + due, [] { return false; });
+            if (stop.stop_requested()) return;
+            fmt::print(stderr, "sluice: ublk: starting, waiting for the driver ({} s)\n", due.count());
+          }
+        }) {}
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable_any over_;
+  std::jthread thread_;  // last: it uses the others
+};
+
 ExitCode serve(const ServeFlags& flags, bool recover) {
   const auto stop = stop_signal_fd();
   StatusAnswers::block_signal();
@@ -96,7 +120,10 @@ ExitCode serve(const ServeFlags& flags, bool recover) {
     if (!target) return std::unexpected(std::move(target.error()));
     return UblkServer::add(flags.options, std::move(*target));
   };
+  std::optional<StartProgress> progress;
+  if (flags.ready_fd < 0 && ::isatty(STDERR_FILENO) != 0) progress.emplace();
   const auto server = begin();
+  progress.reset();
   if (!server) return report(server.error());
   auto answers = StatusAnswers::begin(**server);
   if (!answers) return report(answers.error());
