@@ -1,7 +1,7 @@
 // A lane: one thread's participation in a segment. It owns a row, a ledger and a heap; everything the thread
 // allocates, holds or moves is recorded under the lane's name, so that others can finish for it.
 //
-// Thread safety: a Lane belongs to the thread that claimed it.
+// Thread safety: a Lane belongs to one thread at a time.
 #pragma once
 
 #include "ipc/processes.hpp"
