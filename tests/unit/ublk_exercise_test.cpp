@@ -10,7 +10,7 @@ namespace sluice::test {
 TEST_CASE("ublk queue: whatever comes of it, each request ends once and bytes are what was written",
           "[ublk]") {
 #ifdef __SANITIZE_THREAD__
-  constexpr std::uint32_t seeds = 300;  // there it takes long, and there is little for it to see: one thread
+  constexpr std::uint32_t seeds = 300;  // slow there, and of one thread there is little to see
 #else
   constexpr std::uint32_t seeds = 3000;
 #endif
