@@ -10,16 +10,18 @@ here_bench="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 mode=auto
 rounds=3
 ms=1000
+data=auto
 output=""
 shows_results=no
 
 usage() {
   cat <<'TEXT'
-usage: ublk_bench.sh [--qemu | --native] [--rounds N] [--ms N] [--json FILE]
+usage: ublk_bench.sh [--qemu | --native] [--rounds N] [--ms N] [--data PATH] [--json FILE]
 
   --qemu, --native  where; else natively if /dev/ublk-control is there and we are root, else QEMU.
                     Natively null_blk and loop are loaded if they are not, and 500 MiB of /dev/shm are used
   --rounds, --ms    how often everything is measured [3], and how long each time [1000]
+  --data PATH       how the data of our devices travels, as `sluice ublk add` has it [auto]
   --json FILE       the medians, as tools/dev bench has them
 
 exit codes: 0 done, 1 something failed, 2 usage, 3 a package is missing
@@ -29,11 +31,12 @@ TEXT
 while (( $# > 0 )); do
   case "$1" in
     --qemu | --native) mode="${1#--}" ;;
-    --rounds | --ms | --json)
+    --rounds | --ms | --data | --json)
       (( $# > 1 )) || fail "$exit_usage" "$1 needs a value."
       case "$1" in
         --rounds) rounds="$2" ;;
         --ms) ms="$2" ;;
+        --data) data="$2" ;;
         --json) output="$2" ;;
       esac
       shift ;;
@@ -43,6 +46,7 @@ while (( $# > 0 )); do
   shift
 done
 [[ "$rounds" =~ ^[1-9][0-9]*$ && "$ms" =~ ^[1-9][0-9]*$ ]] || fail "$exit_usage" "--rounds and --ms take numbers above 0."
+[[ "$data" =~ ^(auto|user-copy|copy)$ ]] || fail "$exit_usage" "--data takes auto, user-copy or copy."
 if [[ "$mode" == auto ]]; then
   mode=qemu
   if [[ -c /dev/ublk-control && "$EUID" == 0 ]]; then mode=native; fi
@@ -63,7 +67,7 @@ run_qemu() {
     put_module "$name" || rm -f "$initramfs/modules/$name.ko"  # the guest says what it has not
   done
   cp "$here_bench/ublk/guest.sh" "$initramfs/kernel/"
-  printf '#!/bin/sh\nBENCH_ROUNDS=%s BENCH_MS=%s exec sh /kernel/guest.sh\n' "$rounds" "$ms" >"$initramfs/kernel/bench.sh"
+  printf '#!/bin/sh\nBENCH_ROUNDS=%s BENCH_MS=%s BENCH_DATA=%s exec sh /kernel/guest.sh\n' "$rounds" "$ms" "$data" >"$initramfs/kernel/bench.sh"
   end_initramfs bench.sh
   fresh_disk
   progress "$work/results-first.log"
@@ -74,7 +78,7 @@ run_qemu() {
 
 run_native() {
   progress "$work/results.log"
-  BENCH_WORK="/dev/shm/sluice-bench-ublk-$$" BENCH_ROUNDS="$rounds" BENCH_MS="$ms" PATH="$bin:$PATH" \
+  BENCH_WORK="/dev/shm/sluice-bench-ublk-$$" BENCH_ROUNDS="$rounds" BENCH_MS="$ms" BENCH_DATA="$data" PATH="$bin:$PATH" \
     sh "$here_bench/ublk/guest.sh" >"$work/results.log" 2>&1
 }
 

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Block devices beside each other, in rounds: ours, and the kernel's null_blk and loop. In POSIX sh, for busybox; run by
 # ublk_bench.sh, in the virtual machine or, as root, on a real one with a ublk driver.
-# env: BENCH_WORK, a directory on tmpfs; BENCH_ROUNDS; BENCH_MS of each measurement
+# env: BENCH_WORK, a directory on tmpfs; BENCH_ROUNDS; BENCH_MS of each measurement;
+#      BENCH_DATA, how the data of our devices travels: auto, user-copy or copy
 #
 # One line for each measurement:
 #   ROW TARGET MODE DEPTH IOPS P50-US P99-US SERVER-TICKS BUSY-TICKS ENTERS COPIES REQUESTS
@@ -30,7 +31,7 @@ absent() { echo "ABSENT $1 $2"; }
 serve() {
   name="$1"
   shift
-  sluice ublk add --depth 64 "$@" >"$work/$name.out" 2>"$work/$name.err" &
+  sluice ublk add --depth 64 --data "${BENCH_DATA:-auto}" "$@" >"$work/$name.out" 2>"$work/$name.err" &
   echo "$!" >"$work/$name.pid"
   tries=0
   until grep -q '^ready' "$work/$name.out"; do
@@ -50,7 +51,7 @@ start_all() {
   truncate -s "${size_mib}M" "$work/file.img"
   serve file --target file --path "$work/file.img"
   if sluice ublk add --help | grep -q -- --segment; then
-    sluice segment create "$work/segment" --size "$((2 * size_mib))MiB" >/dev/null &&
+    sluice segment create "$work/segment" --size "$((3 * size_mib))MiB" >/dev/null &&
       serve store --target store --segment "$work/segment" --name disk --size "${size_mib}MiB"
   else
     absent store "not built"
