@@ -252,6 +252,7 @@ case_take_over_from_the_dying() {
   stop
   kill -TERM "$(cat pid)"
   eventually 20 test ! -e "/dev/ublkb$taken"
+  eventually 20 gone "$(cat pid)"  # it prints what it served
 }
 
 case_ext4_through_a_kill() {
