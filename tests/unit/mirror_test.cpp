@@ -114,6 +114,17 @@ TEST_CASE("mirror: a file that does not follow this stream is not touched", "[to
     }
     CHECK_THAT(rig.refusal(), contains("its next change is 1, the stream's is 4"));
   }
+  SECTION("a mirror that somebody has cut") {
+    {
+      auto mirror = must(rig.open());
+      rig.serve(mirror, 1);
+    }
+    write_pattern(*rig.lane, *rig.store, 4, 2);
+    write_file(rig.path(), {});
+    auto mirror = must(rig.open());
+    CHECK_THROWS_WITH(rig.serve(mirror, 1), contains("it has 0 bytes, 1 changes were made to one of 131072"));
+    CHECK(read_file(rig.path()).empty());
+  }
   SECTION("one that another mirror writes") {
     const auto mirror = must(rig.open());
     CHECK_THAT(rig.refusal(), contains("another mirror writes it"));

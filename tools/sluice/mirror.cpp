@@ -124,6 +124,12 @@ Expected<void> Mirror::begin(const Message& message) {
   }
   device_ = message.flow;
   device_bytes_ = slots->pages * extent_page_bytes;
+  struct stat found{};
+  if (::fstat(file_.get(), &found) != 0) return failed("fstat");
+  // Somebody has cut it, or put another in its place: what was done to it is gone.
+  if (const auto bytes = static_cast<std::uint64_t>(found.st_size); next_ != 0 && bytes != device_bytes_)
+    return fail(Status::exists, fmt::format("mirror {}: it has {} bytes, {} changes were made to one of {}",
+                                            path_, bytes, next_, device_bytes_));
   if (::ftruncate(file_.get(), static_cast<off_t>(device_bytes_)) != 0) return failed("set its size");
   return {};
 }
