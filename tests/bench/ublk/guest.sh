@@ -5,8 +5,9 @@
 #      BENCH_DATA, how the data of our devices travels: auto, user-copy or copy
 #
 # One line for each measurement:
-#   ROW TARGET MODE DEPTH IOPS P50-US P99-US SERVER-TICKS BUSY-TICKS ENTERS COPIES REQUESTS
-# and `ABSENT TARGET WHY` for what is not there. Ticks are 1/100 s; the last three are of our own servers, else 0.
+#   ROW TARGET MODE DEPTH IOPS P50-US P99-US SERVER-TICKS BUSY-TICKS ENTERS COPIES REQUESTS QUEUED-MS
+# and `ABSENT TARGET WHY` for what is not there. Ticks are 1/100 s; enters, copies and requests
+# are of our own servers, else 0; QUEUED-MS is how long all requests together were with the driver.
 set -u
 work="${BENCH_WORK:-/tmp/bench}" rounds="${BENCH_ROUNDS:-3}" ms="${BENCH_MS:-1000}"
 size_mib=64
@@ -97,6 +98,9 @@ server_state() {
     awk -v ticks="$ticks" '{ print ticks, $3, $4, $1 + $2 }'
 }
 
+# How long the requests of a device have been under way, all together, in ms: the 11th number of its stat.
+queued_ms() { awk '{ print $11 }' "/sys/block/$(basename "$(cat "$work/$1.device")")/stat"; }
+
 busy_ticks() { awk '/^cpu / { print $2 + $3 + $4 + $7 + $8 }' /proc/stat; }
 
 # The fields of fio's terse format 3: of reads IOPS is the 8th and percentiles are 18 to 37, of writes 41 more.
@@ -114,14 +118,14 @@ fio_numbers() {
 measure() {  # measure TARGET MODE DEPTH
   shift_by=0
   [ "$2" = randread ] || shift_by=41
-  before="$(server_state "$1")" busy="$(busy_ticks)"
+  before="$(server_state "$1")" busy="$(busy_ticks)" queued="$(queued_ms "$1")"
   numbers="$(fio --name=bench --filename="$(cat "$work/$1.device")" --ioengine=io_uring --direct=1 --rw="$2" --bs=4k \
     --iodepth="$3" --size="${size_mib}M" --norandommap --time_based --runtime="${ms}ms" --randseed=7 --output-format=terse \
     --terse-version=3 --thread --eta=never 2>"$work/fio.err" | tail -n 1 | fio_numbers "$shift_by")"
-  busy=$(($(busy_ticks) - busy)) after="$(server_state "$1")"
+  busy=$(($(busy_ticks) - busy)) queued=$(($(queued_ms "$1") - queued)) after="$(server_state "$1")"
   # shellcheck disable=SC2086  # words are wanted
   set -- "$1" "$2" "$3" $before $after
-  echo "ROW $1 $2 $3 $numbers $(($8 - $4)) $busy $(($9 - $5)) $((${10} - $6)) $((${11} - $7))"
+  echo "ROW $1 $2 $3 $numbers $(($8 - $4)) $busy $(($9 - $5)) $((${10} - $6)) $((${11} - $7)) $queued"
 }
 
 start_all

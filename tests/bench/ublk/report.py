@@ -38,19 +38,19 @@ def read(path):
             elif words[0] == "END":
                 complete = True
             elif words[0] == "ROW":
-                if len(words) != 12:
+                if len(words) != 13:
                     sys.exit(f"ublk_bench: a measurement without figures: {line.strip()}")
                 target, mode, depth = words[1], words[2], int(words[3])
-                iops, p50, p99, server, busy, enters, copies, requests = map(float, words[4:])
+                iops, p50, p99, server, busy, enters, copies, requests, queued = map(float, words[4:])
                 measured.setdefault((target, mode, depth), []).append(
-                    (iops, p50, p99, server, busy, enters, copies, requests))
+                    (iops, p50, p99, server, busy, enters, copies, requests, queued))
     if not complete:
         sys.exit(f"ublk_bench: {path} breaks off: the measurements did not come to their end")
     return measured, absent
 
 
 def medians(rounds, seconds):
-    """IOPS, p50, p99, server's and whole CPU time for each I/O, system calls for each I/O."""
+    """IOPS, p50, p99, server's and whole CPU time for each I/O, system calls for each I/O; requests at the device."""
     def each(figure):
         return statistics.median(figure(*one) for one in rounds)
 
@@ -59,9 +59,11 @@ def medians(rounds, seconds):
         "IOPS": each(lambda iops, *_: iops),
         "p50 us": each(lambda iops, p50, *_: p50),
         "p99 us": each(lambda iops, p50, p99, *_: p99),
-        "server CPU us": each(lambda i, a, b, server, busy, e, c, n: server * TICK_US / n) if ours else None,
+        "server CPU us": each(lambda i, a, b, server, busy, e, c, n, q: server * TICK_US / n) if ours else None,
         "all CPU us": each(lambda i, a, b, server, busy, *_: busy * TICK_US / (i * seconds)),
-        "calls": each(lambda i, a, b, s, busy, enters, copies, n: (enters + copies) / n) if ours else None,
+        "enters": each(lambda i, a, b, s, busy, enters, c, n, q: enters / n) if ours else None,
+        "copies": each(lambda i, a, b, s, busy, e, copies, n, q: copies / n) if ours else None,
+        "at device": each(lambda *figures: figures[-1] / 1000 / seconds),
     }
 
 
@@ -76,7 +78,7 @@ def main():
     where = machine(place)
     count = len(next(iter(measured.values())))
     print(f"ublk: {where}")
-    columns = ["IOPS", "p50 us", "p99 us", "server CPU us", "all CPU us", "calls"]
+    columns = ["IOPS", "p50 us", "p99 us", "server CPU us", "all CPU us", "enters", "copies", "at device"]
     print("  " + f"{'target':<10} {'4 KiB':<10} {'depth':>5}" + "".join(f" {name:>14}" for name in columns))
     found = {}
     for mode in ("randread", "randwrite"):
@@ -89,6 +91,7 @@ def main():
                 print("  " + f"{target:<10} {mode:<10} {depth:>5}" +
                       "".join(f" {text(figures[name]):>14}" for name in columns))
     rows = []
+    units = {"IOPS": "1/s", "at device": "requests"}
     for (target, mode, depth), figures in found.items():
         peer = PEERS.get(target)
         if peer is None:
@@ -96,9 +99,9 @@ def main():
         for name in columns:
             if figures[name] is None:
                 continue
-            beside = found.get((peer, mode, depth), {}).get(name)
+            beside = None if name == "at device" else found.get((peer, mode, depth), {}).get(name)
             rows.append({"bench": "ublk", "metric": f"{target} {mode} depth {depth}, {name.split(' us')[0]}",
-                         "unit": "us" if name.endswith("us") else "1/s" if name == "IOPS" else "1/IO",
+                         "unit": "us" if name.endswith("us") else units.get(name, "1/IO"),
                          "ours": figures[name], "peer": peer if beside else "", "peer_value": beside or 0,
                          "ratio": figures[name] / beside if beside else 0, "machine": where})
     print("\n  " + f"{'ratio':<32}" + "".join(f" {name:>12}" for name in ("IOPS", "p50", "p99", "all CPU")))
@@ -111,7 +114,7 @@ def main():
     for line in absent:
         print(f"  absent: {line}")
     print(f"  samples: medians of {count} interleaved rounds of {seconds:g} s; CPU time and system calls for each I/O;"
-          " calls: io_uring_enter and copies of the server")
+          " enters: io_uring_enter; at device: requests that the driver had, on average")
     if output:
         with open(output, "w", encoding="utf-8") as out:
             json.dump(rows, out, indent=2)
