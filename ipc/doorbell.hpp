@@ -47,18 +47,16 @@ inline void cancel_wait(Doorbell& doorbell) noexcept { store(doorbell.waiting, 0
 
 inline constexpr int wait_spins = 200;  // some microseconds; chosen, not measured
 
-/// Wait until `ready()` is true: spin briefly, then sleep.
+/// Sleep until `ready()` is true. `mark()` runs before each sleep, before anything is looked at.
 ///
 /// timeout   from now; the longest sleep is 100 ms at a time, whatever is asked
 /// returns   ok, timeout, or interrupted when a signal arrived
-template <std::predicate Ready>
-Status wait_until(Doorbell& doorbell, std::chrono::nanoseconds timeout, Ready&& ready) noexcept {
-  for (int i = 0; i < wait_spins; ++i) {
-    if (ready()) return Status::ok;
-    cpu_relax();
-  }
+template <std::invocable Mark, std::predicate Ready>
+Status sleep_until(Doorbell& doorbell, std::chrono::nanoseconds timeout, Mark&& mark,
+                   Ready&& ready) noexcept {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   for (;;) {
+    mark();
     const auto seen = prepare_wait(doorbell);
     if (ready()) {
       cancel_wait(doorbell);
@@ -75,6 +73,16 @@ Status wait_until(Doorbell& doorbell, std::chrono::nanoseconds timeout, Ready&& 
     if (ready()) return Status::ok;
     if (slept == Status::interrupted) return Status::interrupted;
   }
+}
+
+/// Wait until `ready()` is true: spin briefly, then sleep. As sleep_until().
+template <std::predicate Ready>
+Status wait_until(Doorbell& doorbell, std::chrono::nanoseconds timeout, Ready&& ready) noexcept {
+  for (int i = 0; i < wait_spins; ++i) {
+    if (ready()) return Status::ok;
+    cpu_relax();
+  }
+  return sleep_until(doorbell, timeout, [] {}, ready);
 }
 
 }  // namespace sluice

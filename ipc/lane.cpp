@@ -2,6 +2,7 @@
 
 #include "ipc/doorbell.hpp"
 #include "ipc/queues.hpp"
+#include "ipc/waiting.hpp"
 #include "shm/crash_point.hpp"
 #include "shm/operation_log.hpp"
 
@@ -107,6 +108,7 @@ LaneRecovery recover_lane(const Segment& segment, LaneId id) noexcept {
 
   // 4: roles and claims. Who waited for this lane looks again.
   report.roles = release_roles(segment, lane);
+  forget_marks(segment, lane.id);
   for (auto* claim : {&segment.control().run_claimer, &segment.control().quarantine_lifter}) {
     auto self = lane_claim::make(lane.id, lane.incarnation);
     cas(*claim, self, 0, acq_rel);

@@ -20,6 +20,13 @@ enum class QueueState : std::uint8_t {
 
 enum class QueueKind : std::uint32_t { none = 0, stream = 1, work = 2, broadcast = 3, extents = 4 };
 
+/// What a push does that finds no room. Chosen with the queue.
+enum class QueuePolicy : std::uint32_t {
+  block = 0,        // it waits
+  fail = 1,         // it is refused
+  drop_oldest = 2,  // it drops the oldest message that nobody has begun to work on
+};
+
 /// The fields of QueueRow::word.
 namespace queue_word {
 using State = BitField<0, 3>;
@@ -52,30 +59,50 @@ struct alignas(128) QueueRow {
   alignas(128) std::uint64_t producer;  // lane_claim.  W: CAS, recoverer
   std::uint64_t consumer;               // lane_claim.  W: CAS, recoverer
 
-  // Hint: messages pushed, at most one behind the slots' stamps.  W: producer, its recoverer.  R: all
+  // tail: a hint, messages pushed, at most one behind the slots' stamps.  W: producer, its recoverer.  R: all
   alignas(128) std::uint64_t tail;
-  std::uint64_t bytes_in;  // payload bytes pushed.     W: producer.  R: tools
-  std::uint64_t closed;    // 1: the producer has ended it; nothing follows tail.  W: producer
+  std::uint64_t bytes_in;    // payload bytes pushed.     W: producer.  R: tools
+  std::uint64_t closed;      // 1: nothing follows tail.  W: producer
+  std::uint64_t refused;     // pushes that found no room and failed.  W: producers
+  std::uint64_t dropped;     // messages dropped for newer ones.  W: producers
+  std::uint64_t push_waits;  // times that a producer slept for room.  W: producers
+  std::uint64_t high_water;  // most messages at once that anybody saw in it.  W: both ends
 
   alignas(128) std::uint64_t head;  // messages ever taken.      W: consumer.  R: all
   std::uint64_t delivered;          // messages ever shown to a handler; at most those pushed
   std::uint64_t redelivered;        // messages shown again after a death
+  std::uint64_t bytes_out;          // payload bytes of messages that are done.  W: consumers
+  std::uint64_t take_waits;         // times that a consumer slept for a message.  W: consumers
+  std::uint64_t dead_lettered;      // messages given up after deliveries_max.  W: consumers
 
-  // Of extents; the change that is under way is told to a stream (extent_store.hpp).
-  alignas(128) std::uint64_t writer;  // process_claim.  W: CAS.  R: who wants to be it
-  std::uint64_t
-      change_stream;  // the stream's place in the directory + 1, era:32 above; 0: none.  W: writer, once
-  std::uint64_t
-      change_sequence;  // 0, or 1 + the position in the stream of the message to come.  W: writer.  R: the next
-  std::uint64_t change_first;        // position in the map, of zeroes the first page.  W, R: as above
-  std::uint64_t change_pages;        // of zeroes
-  std::uint64_t change_handle;       // the block that is put in; 0: zeroes
-  std::uint64_t reserved_kinds[58];  // work queues and broadcast
+  // Of extents: the writer, a process_claim, and the change that is under way and told to a stream, as
+  // extent_store.hpp has it.  W: writer (claim: CAS).  R: the next writer
+  alignas(128) std::uint64_t writer;
+  std::uint64_t change_stream;    // the stream's place in the directory + 1, era:32 above; 0: none
+  std::uint64_t change_sequence;  // 0, or 1 + the position in the stream of the message to come
+  std::uint64_t change_first;     // position in the map, of zeroes the first page
+  std::uint64_t change_pages;     // of zeroes
+  std::uint64_t change_handle;    // the block that is put in; 0: zeroes
+  std::uint64_t reserved_extents[2];
+
+  // Who sleeps for the queue: a bit for each lane, modulo 64 (waiting.hpp).  W: sleepers, recoverer.  R: waker
+  alignas(64) std::uint64_t consumers_waiting;
+  std::uint64_t producers_waiting;
+  // Chosen with the queue.  W: creator
+  std::uint32_t policy;           // QueuePolicy
+  std::uint32_t deliveries_max;   // of work: delivered so often, a message is given up; 0: never
+  std::uint64_t dead_letter;      // of work: where to, as change_stream
+  std::uint32_t subscribers_max;  // of broadcast
+  std::uint32_t reserved_policy;
+  std::uint64_t reserved_waiting[3];
+  std::uint64_t reserved_kinds[48];
 };
 static_assert(sizeof(QueueRow) == 1024);
 static_assert(offsetof(QueueRow, name) == 32 && offsetof(QueueRow, producer) == 128);
 static_assert(offsetof(QueueRow, tail) == 256 && offsetof(QueueRow, head) == 384);
 static_assert(offsetof(QueueRow, writer) == 512 && offsetof(QueueRow, change_handle) == 552);
+static_assert(offsetof(QueueRow, consumers_waiting) == 576 && offsetof(QueueRow, dead_letter) == 600);
+static_assert(offsetof(QueueRow, reserved_kinds) == 640);
 static_assert(std::is_trivially_copyable_v<QueueRow>);
 
 }  // namespace sluice

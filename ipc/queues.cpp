@@ -30,8 +30,30 @@ void reset_row(QueueRow& row, const QueueShape& shape) noexcept {
   store(row.kind, static_cast<std::uint32_t>(shape.kind), relaxed);
   store(row.capacity, shape.capacity, relaxed);
   store(row.message_bytes, shape.slot_bytes, relaxed);
-  for (auto* word : {&row.producer, &row.consumer, &row.tail, &row.bytes_in, &row.closed, &row.head,
-                     &row.delivered, &row.redelivered, &row.writer, &row.change_stream, &row.change_sequence})
+  store(row.policy, static_cast<std::uint32_t>(shape.policy), relaxed);
+  store(row.deliveries_max, shape.deliveries_max, relaxed);
+  store(row.subscribers_max, shape.subscribers_max, relaxed);
+  for (auto* word : {&row.producer,
+                     &row.consumer,
+                     &row.tail,
+                     &row.bytes_in,
+                     &row.closed,
+                     &row.head,
+                     &row.delivered,
+                     &row.redelivered,
+                     &row.writer,
+                     &row.change_stream,
+                     &row.change_sequence,
+                     &row.refused,
+                     &row.dropped,
+                     &row.push_waits,
+                     &row.high_water,
+                     &row.bytes_out,
+                     &row.take_waits,
+                     &row.dead_lettered,
+                     &row.consumers_waiting,
+                     &row.producers_waiting,
+                     &row.dead_letter})
     store(*word, 0, relaxed);
 }
 

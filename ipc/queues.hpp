@@ -29,6 +29,9 @@ struct QueueShape {
   std::uint32_t capacity = 0;  // as the row says it
   std::uint64_t slots = 0;     // how many there are
   std::uint32_t slot_bytes = 0;
+  QueuePolicy policy = QueuePolicy::block;
+  std::uint32_t deliveries_max = 0;
+  std::uint32_t subscribers_max = 0;
 };
 
 /// Create a queue of any kind; its storage is zeroes. The file of the kind checks the shape.
