@@ -3,6 +3,8 @@
 #include "ipc/extents.hpp"
 #include "ipc/processes.hpp"
 #include "ipc/queues.hpp"
+#include "ipc/work_audit.hpp"
+#include "ipc/work_queue.hpp"
 #include "shm/block.hpp"
 
 #include <fmt/format.h>
@@ -25,8 +27,9 @@ class Structures final : public ReferenceSource {
   void visit(const Segment& segment, AuditReport& report,
              const std::function<void(Handle)>& reference) const override {
     std::vector<QueueStorage> storages;
+    const WorkClaims claims(segment);
     for (std::uint32_t index = 0; index < segment.header().queue_count; ++index)
-      queue(segment, index, report, reference, storages);
+      queue(segment, index, report, reference, claims, storages);
     for (LaneId lane = 1; lane < segment.lane_count(); ++lane) check_lane(segment, lane, report);
     for (std::uint64_t row = 0; row < segment.header().process_count; ++row) {
       const auto word = load(process_row(segment, row).word, acquire);
@@ -57,7 +60,8 @@ class Structures final : public ReferenceSource {
   // `storages` are those of the queues before this one. Each unit is one queue's at most: else a small file could
   // name one ring thousands of times, and the walk would take as long.
   static void queue(const Segment& segment, std::uint32_t index, AuditReport& report,
-                    const std::function<void(Handle)>& reference, std::vector<QueueStorage>& storages) {
+                    const std::function<void(Handle)>& reference, const WorkClaims& claims,
+                    std::vector<QueueStorage>& storages) {
     const auto& row = queue_row(segment, index);
     const auto word = load(row.word, acquire);
     const auto key = queue_key + index;
@@ -67,9 +71,11 @@ class Structures final : public ReferenceSource {
     if (queue_word::state(word) != QueueState::ready) return;
     const auto kind = load(row.kind, relaxed);
     const bool is_map = kind == static_cast<std::uint32_t>(QueueKind::extents);
-    if (!is_map && kind != static_cast<std::uint32_t>(QueueKind::stream))
-      return violation(report, key, "queue {}: kind {}, expected 1 or 4", index, kind);
-    const auto ring = is_map ? StreamRing{} : sound_ring(segment, row).value_or(StreamRing{});
+    const bool is_work = kind == static_cast<std::uint32_t>(QueueKind::work);
+    if (!is_map && !is_work && kind != static_cast<std::uint32_t>(QueueKind::stream))
+      return violation(report, key, "queue {}: kind {}, expected 1, 2 or 4", index, kind);
+    const auto ring =
+        is_map ? StreamRing{} : sound_ring(segment, row, static_cast<QueueKind>(kind)).value_or(StreamRing{});
     const auto map = is_map ? sound_extents(segment, row).value_or(ExtentSlots{}) : ExtentSlots{};
     if (ring.slots == nullptr && map.slots == nullptr)
       return violation(
@@ -90,6 +96,10 @@ class Structures final : public ReferenceSource {
     storages.push_back(storage);
     if (is_map)
       extents(segment, index, map, report, reference);
+    else if (is_work)
+      report.counts.queue_messages += audit_work_queue(
+          segment, index, ring, claims,
+          [&](std::string what) { report.violations.push_back({std::move(what), key}); }, reference);
     else
       messages(segment, index, ring, report, reference);
   }

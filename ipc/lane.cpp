@@ -3,6 +3,7 @@
 #include "ipc/doorbell.hpp"
 #include "ipc/queues.hpp"
 #include "ipc/waiting.hpp"
+#include "ipc/work_queue.hpp"
 #include "shm/crash_point.hpp"
 #include "shm/operation_log.hpp"
 
@@ -84,6 +85,7 @@ LaneRecovery recover_lane(const Segment& segment, LaneId id) noexcept {
   finish_operation(lane, &storage_published);
   crash_point("recover.lane.operation");
 
+  settle_forwards(lane);
   // 2: moving cells. Each comes to rest where the queue's position says that the reference is.
   for (std::uint32_t i = 0; i < lane.cell_count; ++i) {
     auto& cell = lane.cells[i];
@@ -93,6 +95,9 @@ LaneRecovery recover_lane(const Segment& segment, LaneId id) noexcept {
     if (kind == cell_aux::push || kind == cell_aux::pop || kind == cell_aux::extent) {
       ++report.moves;
       if (!moving_cell_holds(segment, {load(cell.handle, relaxed)}, aux)) store(cell.handle, 0, release);
+    } else if (kind >= cell_aux::claim && kind <= cell_aux::forwarded) {
+      ++report.moves;
+      settle_work_cell(lane, cell);
     }
     store(cell.aux, cell_aux::at_rest, release);
     crash_point("recover.lane.moves");

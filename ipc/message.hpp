@@ -1,6 +1,9 @@
 // A message: a block's handle and what a consumer must know about it. One cache line in the ring.
 #pragma once
 
+#include "shm/atomic.hpp"
+#include "shm/handle.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -36,5 +39,21 @@ struct alignas(64) Message {
 static_assert(sizeof(Message) == 64 && offsetof(Message, flow) == 16 && offsetof(Message, kind) == 40);
 static_assert(offsetof(Message, stamp) == 56);
 static_assert(std::is_trivially_copyable_v<Message>);
+
+/// Copy a message into a ring's slot, all but the stamp. The slot is the caller's.
+inline void fill_slot(Message& slot, const Message& message, Handle handle) noexcept {
+  // Field by field, in their own sizes: a wider load of fields just written waits until those stores, and the
+  // block's before them, have left the store buffer.
+  store(slot.handle, handle.value, relaxed);
+  store(slot.offset, load(message.offset, relaxed), relaxed);
+  store(slot.length, load(message.length, relaxed), relaxed);
+  store(slot.flow, load(message.flow, relaxed), relaxed);
+  store(slot.position, load(message.position, relaxed), relaxed);
+  store(slot.receive_ns, load(message.receive_ns, relaxed), relaxed);
+  slot.kind = message.kind;
+  store(slot.flags, load(message.flags, relaxed), relaxed);
+  store(slot.detail, load(message.detail, relaxed), relaxed);
+  store(slot.reserved, load(message.reserved, relaxed), relaxed);
+}
 
 }  // namespace sluice

@@ -68,12 +68,14 @@ struct alignas(128) QueueRow {
   std::uint64_t push_waits;  // times that a producer slept for room.  W: producers
   std::uint64_t high_water;  // most messages at once that anybody saw in it.  W: both ends
 
-  alignas(128) std::uint64_t head;  // messages ever taken.      W: consumer.  R: all
-  std::uint64_t delivered;          // messages ever shown to a handler; at most those pushed
-  std::uint64_t redelivered;        // messages shown again after a death
-  std::uint64_t bytes_out;          // payload bytes of messages that are done.  W: consumers
-  std::uint64_t take_waits;         // times that a consumer slept for a message.  W: consumers
-  std::uint64_t dead_lettered;      // messages given up after deliveries_max.  W: consumers
+  // head: messages ever taken; delivered: ever shown to a handler.  W: consumer.  R: all
+  // Of work they are one: the front, and its version, how often a message came back.  W: CAS of both
+  alignas(128) std::uint64_t head;
+  std::uint64_t delivered;
+  std::uint64_t redelivered;    // messages shown again after a death
+  std::uint64_t bytes_out;      // payload bytes of messages that are done.  W: consumers
+  std::uint64_t take_waits;     // times that a consumer slept for a message.  W: consumers
+  std::uint64_t dead_lettered;  // messages given up after deliveries_max.  W: consumers
 
   // Of extents: the writer, a process_claim, and the change that is under way and told to a stream, as
   // extent_store.hpp has it.  W: writer (claim: CAS).  R: the next writer

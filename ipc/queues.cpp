@@ -2,6 +2,7 @@
 
 #include "ipc/doorbell.hpp"
 #include "ipc/extents.hpp"
+#include "ipc/work_queue.hpp"
 #include "shm/crash_point.hpp"
 
 #include <fmt/format.h>
@@ -32,28 +33,15 @@ void reset_row(QueueRow& row, const QueueShape& shape) noexcept {
   store(row.message_bytes, shape.slot_bytes, relaxed);
   store(row.policy, static_cast<std::uint32_t>(shape.policy), relaxed);
   store(row.deliveries_max, shape.deliveries_max, relaxed);
+  store(row.dead_letter, shape.dead_letter, relaxed);
   store(row.subscribers_max, shape.subscribers_max, relaxed);
-  for (auto* word : {&row.producer,
-                     &row.consumer,
-                     &row.tail,
-                     &row.bytes_in,
-                     &row.closed,
-                     &row.head,
-                     &row.delivered,
-                     &row.redelivered,
-                     &row.writer,
-                     &row.change_stream,
-                     &row.change_sequence,
-                     &row.refused,
-                     &row.dropped,
-                     &row.push_waits,
-                     &row.high_water,
-                     &row.bytes_out,
-                     &row.take_waits,
-                     &row.dead_lettered,
-                     &row.consumers_waiting,
-                     &row.producers_waiting,
-                     &row.dead_letter})
+  for (auto* word : {&row.producer,          &row.consumer,         &row.tail,
+                     &row.bytes_in,          &row.closed,           &row.head,
+                     &row.delivered,         &row.redelivered,      &row.writer,
+                     &row.change_stream,     &row.change_sequence,  &row.refused,
+                     &row.dropped,           &row.push_waits,       &row.high_water,
+                     &row.bytes_out,         &row.take_waits,       &row.dead_lettered,
+                     &row.consumers_waiting, &row.producers_waiting})
     store(*word, 0, relaxed);
 }
 
@@ -202,10 +190,10 @@ std::optional<QueueStorage> sound_storage(const Segment& segment, const QueueRow
   return QueueStorage{first, units};
 }
 
-std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row) noexcept {
+std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row, QueueKind kind) noexcept {
   const auto capacity = load(row.capacity, relaxed);
   if (!std::has_single_bit(capacity) || capacity > queue_capacity_max) return std::nullopt;
-  const auto storage = sound_storage(segment, row, {QueueKind::stream, capacity, capacity, sizeof(Message)});
+  const auto storage = sound_storage(segment, row, {kind, capacity, capacity, sizeof(Message)});
   if (!storage) return std::nullopt;
   return StreamRing{reinterpret_cast<Message*>(segment.unit_address(storage->first_unit)), capacity,
                     storage->first_unit, storage->unit_count};
@@ -231,6 +219,7 @@ bool moving_cell_holds(const Segment& segment, Handle handle, std::uint64_t aux)
     const auto map = sound_extents(segment, row);
     return !map || position >= map->count() || map->at(position) != handle.value;  // X4 <- X3 (put)
   }
+  if (kind >= cell_aux::claim && kind <= cell_aux::forwarded) return work_cell_holds(segment, aux);
   if (kind != cell_aux::push && kind != cell_aux::pop) return true;
   const auto ring = sound_ring(segment, row);
   if (!ring) return true;

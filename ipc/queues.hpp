@@ -31,6 +31,7 @@ struct QueueShape {
   std::uint32_t slot_bytes = 0;
   QueuePolicy policy = QueuePolicy::block;
   std::uint32_t deliveries_max = 0;
+  std::uint64_t dead_letter = 0;
   std::uint32_t subscribers_max = 0;
 };
 
@@ -76,7 +77,8 @@ struct StreamRing {
 
 /// Nothing, if the row's ring does not lie where it can be used: a capacity that is no power of two, units that are
 /// not committed or do not hold it.
-std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row) noexcept;
+std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row,
+                                     QueueKind kind = QueueKind::stream) noexcept;
 inline bool stream_is_sound(const Segment& segment, const QueueRow& row) noexcept {
   return sound_ring(segment, row).has_value();
 }

@@ -84,18 +84,7 @@ std::uint64_t StreamProducer::room(std::uint64_t wanted) noexcept {
 
 void StreamProducer::publish(const Message& message, Handle handle) noexcept {
   auto& slot = ring_[tail_ & mask_];
-  // Field by field, in their own sizes: a wider load of fields just written waits until those stores, and the
-  // block's before them, have left the store buffer.
-  store(slot.handle, handle.value, relaxed);
-  store(slot.offset, load(message.offset, relaxed), relaxed);
-  store(slot.length, load(message.length, relaxed), relaxed);
-  store(slot.flow, load(message.flow, relaxed), relaxed);
-  store(slot.position, load(message.position, relaxed), relaxed);
-  store(slot.receive_ns, load(message.receive_ns, relaxed), relaxed);
-  slot.kind = message.kind;
-  store(slot.flags, load(message.flags, relaxed), relaxed);
-  store(slot.detail, load(message.detail, relaxed), relaxed);
-  store(slot.reserved, load(message.reserved, relaxed), relaxed);
+  fill_slot(slot, message, handle);
   crash_point("stream.push.filled");
   store(slot.stamp, tail_ + 1, release);  // S1 -> S4 (peek): the message precedes its stamp
   crash_point("stream.push.published");   // recovery: stamped, the cell is void
@@ -108,11 +97,7 @@ void StreamProducer::publish(const Message& message, Handle handle) noexcept {
 
 Status StreamProducer::push(const Message& message, Reference reference) noexcept {
   auto& heap = lane_->heap();
-  if (!reference || reference.cell >= heap.lane().cell_count ||
-      load(heap.cell(reference.cell).handle, relaxed) != reference.handle.value ||
-      !is_live(lane_->segment(), reference.handle))
-    return Status::stale;
-  if (load(heap.cell(reference.cell).aux, relaxed) != cell_aux::at_rest) return Status::busy;
+  if (const auto status = heap.may_move(reference); status != Status::ok) return status;
   if (room() == 0) return Status::full;
   auto& cell = heap.cell(reference.cell);
   store(cell.aux, cell_aux::make(cell_aux::push, id_.index, id_.era, tail_), sluice::release);

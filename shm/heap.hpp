@@ -118,6 +118,12 @@ class Heap {
   /// The bytes of a block that this lane holds. Null span if the reference is stale.
   std::span<std::byte> bytes(Reference reference) const noexcept;
 
+  /// Whether a reference can move into a queue.  errors  stale  not this lane's; busy  a device has the block
+  Status may_move(Reference reference) const noexcept {
+    if (!holds(reference) || !is_live(*lane_.segment, reference.handle)) return Status::stale;
+    return load(lane_.cells[reference.cell].aux, relaxed) == cell_aux::at_rest ? Status::ok : Status::busy;
+  }
+
   /// Reserve an empty cell for a reference that will move in (a pop); give it back if it did not.
   std::expected<std::uint32_t, Status> reserve_cell() noexcept;
   void unreserve_cell(std::uint32_t cell) noexcept { free_cells_.push(cell); }

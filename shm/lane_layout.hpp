@@ -122,7 +122,14 @@ inline constexpr std::uint64_t push = 1;    // moving into a stream at a positio
 inline constexpr std::uint64_t pop = 2;     // moving out of a stream from a position
 inline constexpr std::uint64_t kernel = 3;  // the kernel may write into the block
 inline constexpr std::uint64_t extent = 4;  // moving into or out of an extent map at a position
-inline constexpr std::uint64_t kind_max = 4;
+inline constexpr std::uint64_t claim =
+    5;  // about to claim a work queue's slot, or has; the cell holds it still
+inline constexpr std::uint64_t publish = 6;  // has claimed it, and fills it
+inline constexpr std::uint64_t lease = 7;  // about to lease a work queue's message, or has; the slot holds it
+inline constexpr std::uint64_t acknowledge = 8;  // moving out of a leased slot
+inline constexpr std::uint64_t forward = 9;      // leased, and moving to another work queue
+inline constexpr std::uint64_t forwarded = 10;   // is there
+inline constexpr std::uint64_t kind_max = 10;
 
 constexpr std::uint64_t make(std::uint64_t kind, std::uint64_t queue, std::uint64_t era,
                              std::uint64_t position) noexcept {

@@ -26,6 +26,7 @@ namespace sluice::test {
 struct Journal {
   std::atomic<std::uint64_t> pushed{0};
   std::atomic<std::uint64_t> popped{0};
+  std::atomic<std::uint64_t> done{0};  // with work queues: pushes or acknowledgements, as the scenario has it
 };
 
 /// The survivors' side, and what the victims tell it.
@@ -82,6 +83,7 @@ std::vector<Scenario> run_scenarios();
 std::vector<Scenario> join_scenarios();
 std::vector<Scenario> queue_scenarios();
 std::vector<Scenario> stream_scenarios();
+std::vector<Scenario> work_scenarios();
 std::vector<Scenario> shared_scenarios();
 std::vector<Scenario> io_scenarios();
 std::vector<Scenario> extents_scenarios();

@@ -1,6 +1,7 @@
 #include "tests/support/census.hpp"
 
 #include "ipc/queues.hpp"
+#include "ipc/work_layout.hpp"
 #include "tests/support/must.hpp"
 
 #include <fmt/format.h>
@@ -104,11 +105,24 @@ class Walk {
         if (slots[i] > 1) ++census_.references[slots[i]];
       return;
     }
+    if (row.kind == static_cast<std::uint32_t>(QueueKind::work)) {
+      for (std::uint64_t i = 0; i < row.capacity; ++i)
+        visit_work_slot(index, i, message_slot(segment_, row, i));
+      return;
+    }
     const auto tail = pushed_messages(segment_, row);
     for (auto position = row.head; position < tail; ++position) {
       const auto& message = message_slot(segment_, row, position);
       if (message.handle != 0) ++census_.references[message.handle];
     }
+  }
+
+  void visit_work_slot(std::uint64_t queue, std::uint64_t slot, const Message& message) {
+    const auto state = work_word::state(message.stamp);
+    if (state == WorkState::empty) return;
+    if (state == WorkState::full && message.handle != 0) ++census_.references[message.handle];
+    if (state != WorkState::full)
+      census_.faults.push_back(fmt::format("queue {}: slot {} is claimed", queue, slot));
   }
 
   void fault(std::uint64_t unit, std::uint32_t slot, const char* what) {

@@ -16,20 +16,22 @@ std::atomic<std::size_t> fatal_point{0};
 std::atomic<std::uint64_t> passes_left{0};
 std::atomic<CrashPasses*> counted{nullptr};
 
+std::size_t meanwhile_point = 0;
+std::function<void()> meanwhile_act;
+[[maybe_unused]] void act_there(std::size_t index) {
+  if (index == meanwhile_point && meanwhile_act) std::exchange(meanwhile_act, nullptr)();
+}
+
 [[maybe_unused]] void die_there(std::size_t index) {
+  act_there(index);
   if (index != fatal_point.load(std::memory_order_relaxed) || passes_left.fetch_sub(1) != 1) return;
   ::kill(::getpid(), SIGKILL);
   for (;;) ::pause();
 }
 
 [[maybe_unused]] void count_it(std::size_t index) {
+  act_there(index);
   counted.load(std::memory_order_relaxed)->count[index].fetch_add(1, std::memory_order_relaxed);
-}
-
-std::size_t meanwhile_point = 0;
-std::function<void()> meanwhile_act;
-[[maybe_unused]] void act_there(std::size_t index) {
-  if (index == meanwhile_point && meanwhile_act) std::exchange(meanwhile_act, nullptr)();
 }
 
 void set_hook([[maybe_unused]] void (*hook)(std::size_t)) {
@@ -66,11 +68,15 @@ void count_passes(CrashPasses& passes) {
   set_hook(count_it);
 }
 
+void act_at(std::string_view point, std::function<void()> act) {
+  meanwhile_point = crash_point_index(point);
+  meanwhile_act = std::move(act);
+}
+
 void pass_unharmed() { set_hook(nullptr); }
 
 Meanwhile::Meanwhile(std::string_view point, std::function<void()> act) {
-  meanwhile_point = crash_point_index(point);
-  meanwhile_act = std::move(act);
+  act_at(point, std::move(act));
   set_hook(&act_there);
 }
 

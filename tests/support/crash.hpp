@@ -33,6 +33,8 @@ struct CrashPasses {
 };
 /// Count the points that the calling process passes from now, instead of dying at one.
 void count_passes(CrashPasses& passes);
+/// Besides, the first time that `point` is passed, do this; before one of the two above takes effect.
+void act_at(std::string_view point, std::function<void()> act);
 /// Neither.
 void pass_unharmed();
 

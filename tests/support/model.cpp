@@ -2,6 +2,7 @@
 
 #include "ipc/audit.hpp"
 #include "ipc/extents.hpp"
+#include "ipc/work_queue.hpp"
 #include "tests/support/census.hpp"
 
 #include <fmt/format.h>
@@ -45,6 +46,10 @@ std::uint64_t count_blocks_in_queues(const Segment& segment) {
     if (const auto map = sound_extents(segment, row)) {
       for (std::uint64_t position = 0; position < map->count(); ++position)
         if (map->at(position) > extent_zeroes) blocks.insert(map->at(position));
+    } else if (const auto slots = sound_work_ring(segment, row)) {
+      for (std::uint64_t i = 0; i < slots->capacity; ++i)
+        if (work_word::state(slots->slots[i].stamp) != WorkState::empty && slots->slots[i].handle != 0)
+          blocks.insert(slots->slots[i].handle);
     } else if (const auto ring = sound_ring(segment, row)) {
       for (auto position = row.head; position < pushed_messages(*ring, row); ++position)
         if (const auto handle = ring->at(position).handle; handle != 0) blocks.insert(handle);

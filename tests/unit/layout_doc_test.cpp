@@ -2,6 +2,7 @@
 // is without a row.
 #include "ipc/process_layout.hpp"
 #include "ipc/queue_layout.hpp"
+#include "ipc/work_layout.hpp"
 #include "runtime/pipeline_layout.hpp"
 #include "shm/header_layout.hpp"
 #include "shm/lane_layout.hpp"
@@ -213,6 +214,13 @@ Tables queue_tables() {
        {0,
         {VALUE(QueueKind, none), VALUE(QueueKind, stream), VALUE(QueueKind, work),
          VALUE(QueueKind, broadcast), VALUE(QueueKind, extents)}}},
+      {"work_word",
+       {0,
+        {BITS(work_word, State), BITS(work_word, Lane), BITS(work_word, Deliveries), BITS(work_word, Base)}}},
+      {"WorkState",
+       {0,
+        {VALUE(WorkState, empty), VALUE(WorkState, writing), VALUE(WorkState, full),
+         VALUE(WorkState, leased)}}},
       {"QueuePolicy",
        {0, {VALUE(QueuePolicy, block), VALUE(QueuePolicy, fail), VALUE(QueuePolicy, drop_oldest)}}},
       {"process_claim", {0, {BITS(process_claim, Row), BITS(process_claim, Incarnation)}}},

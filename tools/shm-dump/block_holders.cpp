@@ -28,7 +28,10 @@ nanoseconds clock_now(clockid_t clock) noexcept {
 ReferenceKind kind_of(std::uint64_t aux) noexcept {
   switch (cell_aux::Kind::get(aux)) {
     case cell_aux::at_rest: return ReferenceKind::cell;
+    case cell_aux::claim:
+    case cell_aux::publish:
     case cell_aux::push: return ReferenceKind::push;
+    case cell_aux::acknowledge:
     case cell_aux::pop: return ReferenceKind::pop;
     case cell_aux::kernel: return ReferenceKind::kernel;
     case cell_aux::extent: return ReferenceKind::exchange;

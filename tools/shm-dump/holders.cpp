@@ -52,6 +52,12 @@ std::string_view moving_name(std::uint64_t aux_kind) noexcept {
     case cell_aux::pop: return "pop";
     case cell_aux::kernel: return "kernel";
     case cell_aux::extent: return "exchange";
+    case cell_aux::claim:
+    case cell_aux::publish: return "push";
+    case cell_aux::acknowledge: return "done";
+    case cell_aux::lease:
+    case cell_aux::forward:
+    case cell_aux::forwarded: return "lease";
     default: return "invalid";
   }
 }

@@ -43,7 +43,7 @@ void count_cells(const Segment& segment, LaneEntry& lane) noexcept {
     if (load(cells[i].handle, relaxed) == 0) continue;
     ++lane.cells_used;
     const auto kind = cell_aux::Kind::get(load(cells[i].aux, relaxed));
-    if (kind == cell_aux::push || kind == cell_aux::pop) ++lane.cells_moving;
+    if (kind != cell_aux::at_rest && kind != cell_aux::kernel) ++lane.cells_moving;
   }
 }
 
