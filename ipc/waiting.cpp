@@ -29,13 +29,17 @@ std::size_t first_ready(std::span<const WaitSource> sources) noexcept {
 
 }  // namespace
 
+// Behind the one that this thread woke last: else who sleeps again soonest would be woken always, and others never.
 void detail::ring_marked(const Segment& segment, std::uint64_t marks, std::uint32_t lanes_max) noexcept {
-  for (; marks != 0; marks &= marks - 1) {
-    for (auto lane = static_cast<std::uint32_t>(std::countr_zero(marks)); lane < segment.lane_count();
-         lane += mark_bits) {
+  static thread_local std::uint32_t last = mark_bits - 1;
+  const auto first = (last + 1) % mark_bits;
+  for (auto turned = std::rotr(marks, static_cast<int>(first)); turned != 0; turned &= turned - 1) {
+    const auto bit = (first + static_cast<std::uint32_t>(std::countr_zero(turned))) % mark_bits;
+    for (auto lane = bit; lane < segment.lane_count(); lane += mark_bits) {
       if (lane == 0) continue;
       auto& bell = segment.lane_row(lane).doorbell;
       if (load(bell.waiting, relaxed) == 0) continue;  // rung by another, or not asleep yet: it will look
+      last = bit;
       ring_slow(bell);
       if (--lanes_max == 0) return;
     }
