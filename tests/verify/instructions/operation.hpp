@@ -80,6 +80,7 @@ struct Operation {
 std::vector<Operation> heap_operations();
 std::vector<Operation> stream_operations();
 std::vector<Operation> shared_operations();
+std::vector<Operation> work_operations();
 std::vector<Operation> extent_operations();
 std::vector<Operation> store_operations();
 std::vector<Operation> process_operations();
