@@ -40,6 +40,7 @@ expect 2 "there is no option '--fast'" "$SLUICE_SOURCE_DIR/tests/bench/ublk_benc
 expect 2 "take numbers above 0" "$SLUICE_SOURCE_DIR/tests/bench/ublk_bench.sh" --rounds none
 expect 2 "there is no option '--fast'" "$SLUICE_SOURCE_DIR/tests/bench/queues_bench.sh" --fast
 expect 2 "takes a number above 0" "$SLUICE_SOURCE_DIR/tests/bench/queues_bench.sh" --rounds none
+expect 2 "is for one benchmark" "$dev" bench queues alloc -- --quick
 expect 2 "bench does not know '--fast'" "$dev" bench --fast
 expect 2 "no such directory" "$dev" bench --json "$scratch/none/results.json"
 expect 2 "format takes nothing or --check" "$dev" format --fast
