@@ -2,7 +2,7 @@
 import json
 import sys
 
-TRANSPORTS_OF_OURS = ["sluice stream"]
+TRANSPORTS_OF_OURS = ["sluice stream", "sluice work queue"]  # the first is what tables compare with
 TRIPS_FOR = {"p99_ns": 100, "p999_ns": 1000}  # fewer say nothing about that percentile
 
 
@@ -61,9 +61,8 @@ class Measured:
         found = [self.find(ours, pair["waits"], pair["bytes"], pair["touch"]) for ours in TRANSPORTS_OF_OURS]
         return [ours for ours in found if ours is not None]
 
-    def ours_beside(self, pair):
-        """The first of ours, the one that the tables compare with."""
-        return next(iter(self.all_of_ours_beside(pair)), None)
+    def ours_beside(self, pair, name=TRANSPORTS_OF_OURS[0]):
+        return next((ours for ours in self.all_of_ours_beside(pair) if ours["transport"] == name), None)
 
     def ratio(self, ours, pair, key):
         if ours is None or ours[key] is None or not pair[key]:

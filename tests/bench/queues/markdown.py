@@ -2,7 +2,7 @@
 import os
 import sys
 
-from figures import name_of, size_of
+from figures import name_of, size_of, TRANSPORTS_OF_OURS
 
 BEGIN, END = "<!-- queues: begin -->", "<!-- queues: end -->"
 
@@ -32,14 +32,16 @@ def cell(value, ratio=None):
     return plain(value) if ratio is None else f"{plain(value)} ({plain(ratio, 2)})"
 
 
-def by_payload(measured, touch, key, factor):
+def by_payload(measured, touch, key, factor, ours=TRANSPORTS_OF_OURS[0], only=None):
     rows = []
     for transport, waits in measured.kinds():
+        if only and transport not in only:
+            continue
         found = [measured.find(transport, waits, size, touch) for size in measured.sizes()]
         if all(pair is None or pair[key] is None for pair in found):
             continue
         cells = ["" if pair is None else cell(pair[key] and pair[key] * factor,
-                                              measured.ratio(measured.ours_beside(pair), pair, key)) for pair in found]
+                                              measured.ratio(measured.ours_beside(pair, ours), pair, key)) for pair in found]
         rows.append([name_of(next(pair for pair in found if pair))] + cells)
     return table([""] + [size_of(size) for size in measured.sizes()], rows)
 
@@ -65,6 +67,8 @@ def text_of(measured):
         by_payload(measured, "line", "messages_per_s", 1e-3),
         "Streaming, GiB/s; all bytes:",
         by_payload(measured, "all", "gib_per_s", 1),
+        "A process at each end of a work queue, thousand messages/s; all bytes; in brackets work queue / this:",
+        by_payload(measured, "all", "messages_per_s", 1e-3, "sluice work queue", ("sluice work queue", "message_queue")),
         "One way, how far the slow ones are from the usual:",
         tails(measured),
     ]

@@ -4,7 +4,7 @@ import sys
 
 from figures import name_of, size_of
 
-COLOURS = ["#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#7f7f7f"]
+COLOURS = ["#d62728", "#ff9896", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#7f7f7f"]
 PANELS = (("line", "the first cache line touched"), ("all", "all bytes written and read"))
 
 HEAD = """set terminal svg size 1100,560 font "sans-serif,13" background "white"

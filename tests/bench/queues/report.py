@@ -25,13 +25,17 @@ def print_table(measured):
         if group != (pair["bytes"], pair["touch"]):
             group = (pair["bytes"], pair["touch"])
             print()
-        payload = size_of(pair["bytes"]) + (", all bytes" if pair["touch"] == "all" else "")
         ours = measured.ours_beside(pair)
-        print(f"  {payload:<16} {name_of(pair):<24}"
+        print(f"  {payload_of(pair):<16} {name_of(pair):<24}"
               f" {micro(pair['p50_ns']):>9} {micro(pair['p99_ns']):>9} {micro(pair['p999_ns']):>9}"
               f" {text(measured.tail(pair)):>9} {text(measured.ratio(ours, pair, 'p50_ns')):>9}"
               f" {text(pair['messages_per_s'], 0):>11} {text(pair['gib_per_s']):>7}"
               f" {text(measured.ratio(ours, pair, 'messages_per_s')):>9}")
+    print("\n  work queue / message_queue, messages/s")
+    for pair in measured.pairs:
+        ours = measured.ours_beside(pair, "sluice work queue")
+        if pair["transport"] == "message_queue" and ours:
+            print(f"  {payload_of(pair):<16} {pair['waits']:<24} {text(measured.ratio(ours, pair, 'messages_per_s')):>9}")
     if measured.fans:
         print(f"\n  {'publish, 64 B, p50 ns, by subscribers':<41}" + "".join(f" {count:>9}" for count in measured.fan_sizes()))
         for transport in measured.fan_transports():
@@ -42,6 +46,10 @@ def print_table(measured):
         print(f"  absent: {line}")
     for line in measured.notes:
         print(f"  {line}")
+
+
+def payload_of(pair):
+    return size_of(pair["bytes"]) + (", all bytes" if pair["touch"] == "all" else "")
 
 
 def micro(nanoseconds):

@@ -14,6 +14,8 @@ std::vector<Transport> transports([[maybe_unused]] Choice choice) {
   std::vector<Transport> list = {
       {.name = "sluice stream", .open = open_stream},
       {.name = "sluice stream", .waits = Waits::sleeps, .open = open_stream},
+      {.name = "sluice work queue", .open = open_work_queue},
+      {.name = "sluice work queue", .waits = Waits::sleeps, .open = open_work_queue},
       {.name = "message_queue", .open = open_message_queue},
       {.name = "message_queue", .waits = Waits::sleeps, .open = open_message_queue},
       {.name = "datagram socket", .open = open_socket, .holds_messages = false},
@@ -27,7 +29,7 @@ std::vector<Transport> transports([[maybe_unused]] Choice choice) {
        .bytes_max = 64},
   };
 #ifdef SLUICE_BENCH_ICEORYX
-  if (choice.with_iceoryx) list.insert(list.begin() + 2, {.name = "iceoryx", .open = open_iceoryx});
+  if (choice.with_iceoryx) list.insert(list.begin() + 4, {.name = "iceoryx", .open = open_iceoryx});
 #endif
   return list;
 }

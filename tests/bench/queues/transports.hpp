@@ -40,6 +40,7 @@ std::vector<FanTransport> fan_transports(Choice choice);
 std::vector<std::string> transport_notes();
 
 std::unique_ptr<Pair> open_stream(const Task& task, Waits waits);
+std::unique_ptr<Pair> open_work_queue(const Task& task, Waits waits);
 std::unique_ptr<Pair> open_message_queue(const Task& task, Waits waits);
 std::unique_ptr<Pair> open_socket(const Task& task, Waits waits);
 std::unique_ptr<Pair> open_pipe(const Task& task, Waits waits);
