@@ -50,7 +50,7 @@ inline void fill_slot(Message& slot, const Message& message, Handle handle) noex
   store(slot.flow, load(message.flow, relaxed), relaxed);
   store(slot.position, load(message.position, relaxed), relaxed);
   store(slot.receive_ns, load(message.receive_ns, relaxed), relaxed);
-  slot.kind = message.kind;
+  store(slot.kind, message.kind, relaxed);
   store(slot.flags, load(message.flags, relaxed), relaxed);
   store(slot.detail, load(message.detail, relaxed), relaxed);
   store(slot.reserved, load(message.reserved, relaxed), relaxed);

@@ -1,19 +1,13 @@
 // SPSC stream: one producer, one consumer, in order, no locked instruction. Messages stay in the ring until
 // they are acknowledged: a consumer that dies leaves them to its replacement.
 //
-//   push   aux = PUSH(q, pos) ; slot ; slot.stamp = pos + 1 ; tail = pos + 1 ; handle = 0 ; aux = 0
-//   pop    aux = POP(q, pos) ; handle ; head = pos + 1 ; aux = 0
-//
-// The truth of a push is the slot's stamp: the consumer polls the line that it reads next, and never touches
-// the producer's. Tail is a hint, at most one behind (docs/decisions/0002-stamped-slots.md). Recovery looks at
-// the stamp, and at head (docs/recovery.md#push, #pop).
+// What a push and a pop are is in message_ring.hpp. The consumer polls the stamp of the slot that it reads next, and
+// never touches the producer's line. Tail is a hint, at most one behind (docs/decisions/0002-stamped-slots.md).
 // Thread safety: each end belongs to the thread of the lane that claimed it.
 // source: Lamport 1983; cached indices as in Rigtorp's SPSCQueue and Aeron
 #pragma once
 
-#include "ipc/doorbell.hpp"
-#include "ipc/queues.hpp"
-#include "shm/crash_point.hpp"
+#include "ipc/message_ring.hpp"
 
 #include <cstdint>
 #include <expected>
@@ -39,22 +33,17 @@ class StreamProducer {
   /// Free slots, at least: head is looked at only when those known of are fewer than `wanted`.
   std::uint64_t room(std::uint64_t wanted = 1) noexcept;
   std::uint64_t tail() const noexcept { return tail_; }
-  std::uint64_t head() const noexcept { return load(row_->head, acquire); }  // S2 <- S3 (pop)
-  std::uint32_t capacity() const noexcept { return row_->capacity; }
+  std::uint64_t head() const noexcept { return load(end_.row->head, acquire); }  // S2 <- S3 (pop)
+  std::uint32_t capacity() const noexcept { return end_.row->capacity; }
   /// Nothing will follow what was pushed. Opened again by the next producer.
   void close() noexcept;
-  QueueId id() const noexcept { return id_; }
-  explicit operator bool() const noexcept { return row_ != nullptr; }
+  QueueId id() const noexcept { return end_.id; }
+  explicit operator bool() const noexcept { return end_.row != nullptr; }
 
  private:
-  void publish(const Message& message, Handle handle) noexcept;
   void release_role() noexcept;
 
-  Lane* lane_ = nullptr;
-  QueueRow* row_ = nullptr;
-  Message* ring_ = nullptr;
-  QueueId id_;
-  std::uint64_t mask_ = 0;
+  RingEnd end_;
   std::uint64_t tail_ = 0;
   std::uint64_t cached_head_ = 0;
 };
@@ -81,20 +70,16 @@ class StreamConsumer {
   /// errors  as pop(); stale  the message named no live block (it is taken all the same)
   Status acknowledge() noexcept;
 
-  bool empty() const noexcept { return load(ring_[head_ & mask_].stamp, acquire) != head_ + 1; }  // S4 <- S1
+  bool empty() const noexcept { return load(end_.at(head_).stamp, acquire) != head_ + 1; }  // S4 <- S1
   /// The producer has closed it and everything was taken.
   bool ended() const noexcept;
-  QueueId id() const noexcept { return id_; }
-  explicit operator bool() const noexcept { return row_ != nullptr; }
+  QueueId id() const noexcept { return end_.id; }
+  explicit operator bool() const noexcept { return end_.row != nullptr; }
 
  private:
   void release_role() noexcept;
 
-  Lane* lane_ = nullptr;
-  QueueRow* row_ = nullptr;
-  Message* ring_ = nullptr;
-  QueueId id_;
-  std::uint64_t mask_ = 0;
+  RingEnd end_;
   std::uint64_t head_ = 0;
   std::uint64_t delivered_ = 0;
   std::uint64_t redeliver_below_ = 0;

@@ -16,7 +16,7 @@ inline constexpr auto acq_rel = std::memory_order_acq_rel;
 inline constexpr auto seq_cst = std::memory_order_seq_cst;
 
 template <class T>
-concept Word = std::is_integral_v<T> && std::atomic_ref<T>::is_always_lock_free;
+concept Word = (std::is_integral_v<T> || std::is_enum_v<T>) && std::atomic_ref<T>::is_always_lock_free;
 
 template <Word T>
 inline T load(const T& word, std::memory_order order) noexcept {
