@@ -72,8 +72,9 @@ class Structures final : public ReferenceSource {
     const auto kind = load(row.kind, relaxed);
     const bool is_map = kind == static_cast<std::uint32_t>(QueueKind::extents);
     const bool is_work = kind == static_cast<std::uint32_t>(QueueKind::work);
-    if (!is_map && !is_work && kind != static_cast<std::uint32_t>(QueueKind::stream))
-      return violation(report, key, "queue {}: kind {}, expected 1, 2 or 4", index, kind);
+    if (kind < static_cast<std::uint32_t>(QueueKind::stream) ||
+        kind > static_cast<std::uint32_t>(QueueKind::extents))
+      return violation(report, key, "queue {}: kind {}, expected 1 to 4", index, kind);
     const auto ring =
         is_map ? StreamRing{} : sound_ring(segment, row, static_cast<QueueKind>(kind)).value_or(StreamRing{});
     const auto map = is_map ? sound_extents(segment, row).value_or(ExtentSlots{}) : ExtentSlots{};
@@ -134,21 +135,56 @@ class Structures final : public ReferenceSource {
     }
   }
 
+  // A claim names a lane, as long as its incarnation is not over.
+  static void check_claim(const Segment& segment, const std::uint64_t& word, AuditReport& report,
+                          std::uint64_t key, fmt::format_string<std::uint32_t&, std::uint64_t&> who,
+                          std::uint32_t index) {
+    const auto claim = load(word, acquire);
+    if (claim == 0) return;
+    auto lane = lane_claim::Lane::get(claim);
+    const bool sound = lane != 0 && lane < segment.header().lane_count;
+    const auto lane_now = sound ? load(segment.lane_row(lane).word, acquire) : 0;
+    if (!sound || lane_word::Active::get(lane_now) == 0 ||
+        lane_word::Incarnation::get(lane_now) != lane_claim::Incarnation::get(claim))
+      violation(report, key, "{} in an incarnation that is over", fmt::format(who, index, lane));
+  }
+
+  // Floor before cursors, cursors before tail: on a live ring each only grows.
+  static void subscribers(const Segment& segment, std::uint32_t index, const StreamRing& ring,
+                          AuditReport& report) {
+    const auto& row = queue_row(segment, index);
+    const auto key = queue_key + index;
+    const auto floor = load(row.head, acquire);
+    const auto announced = load(row.floor_next, acquire);
+    if (const auto tail = pushed_messages(ring, row); announced < floor || announced > tail)
+      violation(report, key, "broadcast {}: floor {}, to be raised to {}, tail {}", index, floor, announced,
+                tail);
+    for (std::size_t i = 0; i < ring.subscribers.size(); ++i) {
+      const auto& subscriber = ring.subscribers[i];
+      check_claim(segment, subscriber.claim, report, key, "broadcast {}: a subscriber is lane {}", index);
+      if (load(subscriber.claim, acquire) == 0) continue;
+      const auto cursor = load(subscriber.cursor, acquire);
+      const auto policy = load(subscriber.policy, relaxed);
+      if (cursor == 0) continue;  // joining or leaving
+      if (policy > static_cast<std::uint32_t>(SubscriberPolicy::disconnect))
+        violation(report, key, "broadcast {}: policy {} of subscriber {}, expected at most 2", index, policy,
+                  i);
+      if (policy == static_cast<std::uint32_t>(SubscriberPolicy::block) && cursor - 1 < floor)
+        violation(report, key, "broadcast {}: floor {} has passed subscriber {} at {}", index, floor, i,
+                  cursor - 1);
+      if (const auto tail = pushed_messages(ring, row); cursor - 1 > tail)
+        violation(report, key, "broadcast {}: subscriber {} at {}, tail {}", index, i, cursor - 1, tail);
+    }
+  }
+
   static void messages(const Segment& segment, std::uint32_t index, const StreamRing& ring,
                        AuditReport& report, const std::function<void(Handle)>& reference) {
     const auto& row = queue_row(segment, index);
     const auto key = queue_key + index;
-    for (const auto* role : {&row.producer, &row.consumer}) {
-      const auto claim = load(*role, acquire);
-      if (claim == 0) continue;
-      const auto lane = lane_claim::Lane::get(claim);
-      const bool sound = lane != 0 && lane < segment.header().lane_count;
-      const auto lane_now = sound ? load(segment.lane_row(lane).word, acquire) : 0;
-      if (!sound || lane_word::Active::get(lane_now) == 0 ||
-          lane_word::Incarnation::get(lane_now) != lane_claim::Incarnation::get(claim))
-        violation(report, key, "queue {}: its {} is lane {} in an incarnation that is over", index,
-                  role == &row.producer ? "producer" : "consumer", lane);
-    }
+    check_claim(segment, row.producer, report, key, "queue {}: its producer is lane {}", index);
+    check_claim(segment, row.consumer, report, key, "queue {}: its consumer is lane {}", index);
+    if (load(row.kind, relaxed) == static_cast<std::uint32_t>(QueueKind::broadcast))
+      subscribers(segment, index, ring, report);
     const auto head = load(row.head, acquire);
     const auto tail = pushed_messages(ring, row);
     if (tail < head || tail - head > ring.capacity)

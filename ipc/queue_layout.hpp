@@ -97,14 +97,16 @@ struct alignas(128) QueueRow {
   std::uint32_t subscribers_max;  // of broadcast
   std::uint32_t reserved_policy;
   std::uint64_t reserved_waiting[3];
-  std::uint64_t reserved_kinds[48];
+  // Of broadcast: how far head is about to be raised; who joins begins there or later.  W: producer.  R: joiners
+  alignas(128) std::uint64_t floor_next;
+  std::uint64_t reserved_kinds[47];
 };
 static_assert(sizeof(QueueRow) == 1024);
 static_assert(offsetof(QueueRow, name) == 32 && offsetof(QueueRow, producer) == 128);
 static_assert(offsetof(QueueRow, tail) == 256 && offsetof(QueueRow, head) == 384);
 static_assert(offsetof(QueueRow, writer) == 512 && offsetof(QueueRow, change_handle) == 552);
 static_assert(offsetof(QueueRow, consumers_waiting) == 576 && offsetof(QueueRow, dead_letter) == 600);
-static_assert(offsetof(QueueRow, reserved_kinds) == 640);
+static_assert(offsetof(QueueRow, floor_next) == 640);
 static_assert(std::is_trivially_copyable_v<QueueRow>);
 
 }  // namespace sluice

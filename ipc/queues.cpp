@@ -27,6 +27,17 @@ std::uint64_t free_row_word(std::uint64_t word) noexcept {
   return queue_word::make(QueueState::free, queue_word::Era::get(word) + 1);
 }
 
+std::string_view describe(std::uint32_t kind) noexcept {
+  switch (static_cast<QueueKind>(kind)) {
+    case QueueKind::stream: return "a stream";
+    case QueueKind::work: return "a work queue";
+    case QueueKind::broadcast: return "a broadcast";
+    case QueueKind::extents: return "an extent map";
+    case QueueKind::none: break;
+  }
+  return "an unknown kind";
+}
+
 void reset_row(QueueRow& row, const QueueShape& shape) noexcept {
   store(row.kind, static_cast<std::uint32_t>(shape.kind), relaxed);
   store(row.capacity, shape.capacity, relaxed);
@@ -35,13 +46,27 @@ void reset_row(QueueRow& row, const QueueShape& shape) noexcept {
   store(row.deliveries_max, shape.deliveries_max, relaxed);
   store(row.dead_letter, shape.dead_letter, relaxed);
   store(row.subscribers_max, shape.subscribers_max, relaxed);
-  for (auto* word : {&row.producer,          &row.consumer,         &row.tail,
-                     &row.bytes_in,          &row.closed,           &row.head,
-                     &row.delivered,         &row.redelivered,      &row.writer,
-                     &row.change_stream,     &row.change_sequence,  &row.refused,
-                     &row.dropped,           &row.push_waits,       &row.high_water,
-                     &row.bytes_out,         &row.take_waits,       &row.dead_lettered,
-                     &row.consumers_waiting, &row.producers_waiting})
+  for (auto* word : {&row.producer,
+                     &row.consumer,
+                     &row.tail,
+                     &row.bytes_in,
+                     &row.closed,
+                     &row.head,
+                     &row.delivered,
+                     &row.redelivered,
+                     &row.writer,
+                     &row.change_stream,
+                     &row.change_sequence,
+                     &row.refused,
+                     &row.dropped,
+                     &row.push_waits,
+                     &row.high_water,
+                     &row.bytes_out,
+                     &row.take_waits,
+                     &row.dead_lettered,
+                     &row.consumers_waiting,
+                     &row.producers_waiting,
+                     &row.floor_next})
     store(*word, 0, relaxed);
 }
 
@@ -49,6 +74,17 @@ void reset_row(QueueRow& row, const QueueShape& shape) noexcept {
 void wake_claimant(const Segment& segment, std::uint64_t claim) noexcept {
   const auto lane = lane_claim::Lane::get(claim);
   if (lane != 0 && lane < segment.header().lane_count) ring(segment.lane_row(lane).doorbell);
+}
+
+// Before the producer's role: who takes that over is not held up by a dead subscriber of the same lane.
+std::uint32_t release_subscriptions(const Segment& segment, const QueueRow& row,
+                                    std::uint64_t claim) noexcept {
+  std::uint32_t released = 0;
+  if (const auto ring = sound_ring(segment, row))
+    for (auto& subscriber : ring->subscribers)
+      if (give_subscription(subscriber, claim)) ++released;
+  if (released != 0) wake_claimant(segment, load(row.producer, relaxed));
+  return released;
 }
 
 Expected<QueueId> create_in_row(Lane& lane, std::uint32_t index, std::uint64_t era, std::string_view name,
@@ -137,14 +173,21 @@ Expected<QueueId> find_queue(const Segment& segment, std::string_view name) {
   return fail(Status::not_found, fmt::format("{}: no queue named {}", segment.path(), name));
 }
 
-Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity) {
-  auto id = find_queue(lane.segment(), name);
-  if (!id) id = create_stream(lane, name, capacity);
-  if (!id && id.error().status == Status::exists) id = find_queue(lane.segment(), name);
-  if (id && load(queue_row(lane.segment(), id->index).kind, relaxed) ==
-                static_cast<std::uint32_t>(QueueKind::extents))
-    return fail(Status::bad_argument, fmt::format("queue {}: found an extent map, expected a stream", name));
+Expected<QueueId> find_or_create(const Segment& segment, std::string_view name, QueueKind kind,
+                                 const std::function<Expected<QueueId>()>& create) {
+  auto id = find_queue(segment, name);
+  if (!id) id = create();
+  if (!id && id.error().status == Status::exists) id = find_queue(segment, name);
+  if (id && load(queue_row(segment, id->index).kind, relaxed) != static_cast<std::uint32_t>(kind))
+    return fail(Status::bad_argument, fmt::format("queue {}: found {}, expected {}", name,
+                                                  describe(load(queue_row(segment, id->index).kind, relaxed)),
+                                                  describe(static_cast<std::uint32_t>(kind))));
   return id;
+}
+
+Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity) {
+  return find_or_create(lane.segment(), name, QueueKind::stream,
+                        [&] { return create_stream(lane, name, capacity); });
 }
 
 std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexcept {
@@ -159,6 +202,7 @@ std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexce
       continue;
     }
     if (queue_word::state(word) != QueueState::ready) continue;
+    released += release_subscriptions(segment, row, self);
     for (auto* role : {&row.producer, &row.consumer}) {
       auto expected = self;
       if (load(*role, acquire) != self) continue;
@@ -169,6 +213,15 @@ std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexce
     }
   }
   return released;
+}
+
+bool give_subscription(SubscriberRow& subscriber, std::uint64_t claim) noexcept {
+  if (load(subscriber.claim, acquire) != claim) return false;
+  store(subscriber.cursor, 0, release);  // who claims the row holds everything from the first
+  crash_point("broadcast.leave.holding");
+  store(subscriber.claim, 0, release);  // B3 -> B4 (join): with the cursor at 0
+  crash_point("broadcast.leave.left");
+  return true;
 }
 
 bool storage_published(const Segment& segment, std::uint64_t queue, std::uint32_t first) noexcept {
@@ -190,13 +243,29 @@ std::optional<QueueStorage> sound_storage(const Segment& segment, const QueueRow
   return QueueStorage{first, units};
 }
 
+std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row) noexcept {
+  const bool is_broadcast = load(row.kind, relaxed) == static_cast<std::uint32_t>(QueueKind::broadcast);
+  return sound_ring(segment, row, is_broadcast ? QueueKind::broadcast : QueueKind::stream);
+}
+
 std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row, QueueKind kind) noexcept {
   const auto capacity = load(row.capacity, relaxed);
   if (!std::has_single_bit(capacity) || capacity > queue_capacity_max) return std::nullopt;
-  const auto storage = sound_storage(segment, row, {kind, capacity, capacity, sizeof(Message)});
+  const bool is_broadcast = kind == QueueKind::broadcast;
+  if (is_broadcast && capacity < broadcast_capacity_min) return std::nullopt;
+  const std::uint64_t subscribers = is_broadcast ? load(row.subscribers_max, relaxed) : 0;
+  const auto storage = sound_storage(segment, row,
+                                     {.kind = kind,
+                                      .capacity = capacity,
+                                      .slots = capacity + subscribers * slots_per_subscriber,
+                                      .slot_bytes = sizeof(Message)});
   if (!storage) return std::nullopt;
-  return StreamRing{reinterpret_cast<Message*>(segment.unit_address(storage->first_unit)), capacity,
-                    storage->first_unit, storage->unit_count};
+  auto* slots = reinterpret_cast<Message*>(segment.unit_address(storage->first_unit));
+  return StreamRing{slots,
+                    capacity,
+                    storage->first_unit,
+                    storage->unit_count,
+                    {reinterpret_cast<SubscriberRow*>(slots + capacity), subscribers}};
 }
 
 std::uint64_t pushed_messages(const StreamRing& ring, const QueueRow& row) noexcept {

@@ -1,11 +1,14 @@
 // The directory of named queues: create, find, list. What a queue does is in the file of its kind.
 #pragma once
 
+#include "ipc/broadcast_layout.hpp"
 #include "ipc/lane.hpp"
 #include "ipc/queue_layout.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -61,24 +64,31 @@ Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t
 /// errors  not_found
 Expected<QueueId> find_queue(const Segment& segment, std::string_view name);
 
+/// find_queue, or `create` where there is none.
+/// errors  as both; bad_argument  the name is that of another kind
+Expected<QueueId> find_or_create(const Segment& segment, std::string_view name, QueueKind kind,
+                                 const std::function<Expected<QueueId>()>& create);
+
 /// find_queue, or create_stream where there is none.  errors  as both; bad_argument  the name is no stream's
 Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity);
 
-/// Where a stream's ring lies: what its row said, each number read once and then checked. Who reads a segment
-/// that others may be damaging goes by this, not by the row.
+/// Where a stream's ring lies, or a broadcast's: what its row said, each number read once and then checked. Who
+/// reads a segment that others may be damaging goes by this, not by the row.
 struct StreamRing {
   Message* slots = nullptr;
   std::uint64_t capacity = 0;  // messages, a power of two
   std::uint64_t first_unit = 0;
   std::uint64_t unit_count = 0;
+  std::span<SubscriberRow> subscribers = {};  // of a broadcast
 
   Message& at(std::uint64_t position) const noexcept { return slots[position & (capacity - 1)]; }
 };
 
-/// Nothing, if the row's ring does not lie where it can be used: a capacity that is no power of two, units that are
-/// not committed or do not hold it.
-std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row,
-                                     QueueKind kind = QueueKind::stream) noexcept;
+/// Nothing, if the row is of another kind, or its ring does not lie where it can be used: a capacity that is no power
+/// of two, units that are not committed or do not hold it.
+std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row, QueueKind kind) noexcept;
+/// Of a stream or a broadcast.
+std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row) noexcept;
 inline bool stream_is_sound(const Segment& segment, const QueueRow& row) noexcept {
   return sound_ring(segment, row).has_value();
 }
@@ -96,6 +106,9 @@ std::uint64_t pushed_messages(const StreamRing& ring, const QueueRow& row) noexc
 
 /// Give up every role and claim that a lane has in the directory: recovery step 4. Returns how many.
 std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexcept;
+
+/// Free a subscriber's row, if it is the claimant's: by itself, or by who recovers it.
+bool give_subscription(SubscriberRow& subscriber, std::uint64_t claim) noexcept;
 
 /// For finish_operation(): whether row `queue` names storage that begins at `first`.
 bool storage_published(const Segment& segment, std::uint64_t queue, std::uint32_t first) noexcept;

@@ -35,6 +35,7 @@ enum class [[nodiscard]] Status : std::uint8_t {
   closed = 20,        // the peer or the stream has ended
   overflow = 21,      // the block has 65535 references
   shared = 22,        // others hold the block too
+  disconnected = 23,  // the subscription is over: its subscriber lagged too far
 };
 
 constexpr std::string_view to_string(Status status) noexcept {
@@ -62,6 +63,7 @@ constexpr std::string_view to_string(Status status) noexcept {
     case Status::closed: return "closed";
     case Status::overflow: return "overflow";
     case Status::shared: return "shared";
+    case Status::disconnected: return "disconnected";
   }
   return "unknown";
 }

@@ -1,5 +1,6 @@
 // docs/layout.md against the code: every table, both ways. And the code against itself: no byte of a structure
 // is without a row.
+#include "ipc/broadcast_layout.hpp"
 #include "ipc/process_layout.hpp"
 #include "ipc/queue_layout.hpp"
 #include "ipc/work_layout.hpp"
@@ -158,6 +159,7 @@ Tables process_tables() {
 
 Tables queue_tables() {
   using Q = QueueRow;
+  using S = SubscriberRow;
   using M = Message;
   using K = MessageKind;
   return {
@@ -201,7 +203,17 @@ Tables queue_tables() {
          FIELD(Q, subscribers_max),
          FIELD(Q, reserved_policy),
          FIELD(Q, reserved_waiting),
+         FIELD(Q, floor_next),
          FIELD(Q, reserved_kinds)}}},
+      {"SubscriberRow",
+       {sizeof(S),
+        {FIELD(S, claim), FIELD(S, joins), FIELD(S, cursor), FIELD(S, policy), FIELD(S, reserved),
+         FIELD(S, joined), FIELD(S, lost), FIELD(S, received), FIELD(S, bytes), FIELD(S, disconnected),
+         FIELD(S, reserved_end)}}},
+      {"SubscriberPolicy",
+       {0,
+        {VALUE(SubscriberPolicy, block), VALUE(SubscriberPolicy, lose_oldest),
+         VALUE(SubscriberPolicy, disconnect)}}},
       {"queue_word",
        {0,
         {BITS(queue_word, State), BITS(queue_word, Lane), BITS(queue_word, Incarnation),

@@ -28,7 +28,8 @@ ExitCode exit_code_of(Status status) noexcept {
     case Status::interrupted:
     case Status::io_error:
     case Status::borrowed:
-    case Status::closed: return ExitCode::failure;
+    case Status::closed:
+    case Status::disconnected: return ExitCode::failure;
   }
   return ExitCode::failure;
 }

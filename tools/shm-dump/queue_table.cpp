@@ -24,13 +24,14 @@ void read_positions(const QueueRow& row, QueueEntry& queue) noexcept {
 }
 
 std::uint64_t slots_of(const QueueEntry& queue) noexcept {
+  if (queue.is_broadcast()) return queue.capacity + queue.subscribers_max * slots_per_subscriber;
   return queue.is_map() ? queue.capacity + std::uint64_t{queue.capacity} / extent_group_pages
                         : queue.capacity;
 }
 
 // Why its slots cannot be walked, or "". From the copy: the row may change under our hands.
 std::string find_fault(const Segment& segment, const QueueEntry& queue, std::uint32_t message_bytes) {
-  if (!queue.is_map() && queue.kind != static_cast<std::uint32_t>(QueueKind::stream))
+  if (!queue.is_map() && !queue.is_broadcast() && queue.kind != static_cast<std::uint32_t>(QueueKind::stream))
     return fmt::format("kind {} is unknown to this build", queue.kind);
   const auto slot_bytes = queue.is_map() ? sizeof(std::uint64_t) : sizeof(Message);
   if (message_bytes != slot_bytes)
@@ -40,6 +41,8 @@ std::string find_fault(const Segment& segment, const QueueEntry& queue, std::uin
     return fmt::format("capacity {} is not a multiple of {}", queue.capacity, extent_group_pages);
   if (!queue.is_map() && (queue.capacity > queue_capacity_max || !std::has_single_bit(queue.capacity)))
     return fmt::format("capacity {} is not a power of two up to {}", queue.capacity, queue_capacity_max);
+  if (queue.is_broadcast() && queue.capacity < broadcast_capacity_min)
+    return fmt::format("capacity {} is below {}", queue.capacity, broadcast_capacity_min);
   const auto units = segment.units_committed();
   if (queue.unit_count > units || queue.first_unit > units - queue.unit_count)
     return fmt::format("its storage ends at unit {} of {}",
@@ -74,6 +77,28 @@ void visit_extents(const Segment& segment, const QueueEntry& queue,
     if (const QueuedBlock block{i, load(slots[i], acquire), 0}; block.handle > extent_zeroes) visit(block);
 }
 
+// Of a ring that was checked. Cursors before tail: each only grows.
+void read_subscribers(const Segment& segment, const QueueRow& row, QueueEntry& queue) {
+  const auto* slots = reinterpret_cast<const Message*>(segment.unit_address(queue.first_unit));
+  const auto* rows = reinterpret_cast<const SubscriberRow*>(slots + queue.capacity);
+  for (std::uint32_t i = 0; i < queue.subscribers_max; ++i) {
+    SubscriberEntry entry;
+    entry.claim = load(rows[i].claim, acquire);
+    if (entry.claim == 0) continue;
+    const auto cursor = load(rows[i].cursor, acquire);
+    entry.is_joining = cursor == 0;
+    entry.position = entry.is_joining ? 0 : cursor - 1;
+    entry.policy = load(rows[i].policy, relaxed);
+    entry.is_disconnected = load(rows[i].disconnected, relaxed) == load(rows[i].joins, relaxed);
+    entry.lost = load(rows[i].lost, relaxed);
+    entry.received = load(rows[i].received, relaxed);
+    queue.subscribers.push_back(entry);
+  }
+  const auto tail = load(row.tail, acquire);
+  for (auto& entry : queue.subscribers)
+    if (!entry.is_joining && entry.position < tail) entry.lag = tail - entry.position;
+}
+
 }  // namespace
 
 std::vector<QueueEntry> read_queue_table(const Segment& segment) {
@@ -99,10 +124,12 @@ std::vector<QueueEntry> read_queue_table(const Segment& segment) {
       queue.writer = load(row.writer, relaxed);
       queue.told = load(row.change_stream, relaxed) & 0xffffffff;
       queue.closed = load(row.closed, relaxed) != 0;
+      queue.subscribers_max = load(row.subscribers_max, relaxed);
       read_positions(row, queue);
       queue.broken = find_fault(segment, queue, load(row.message_bytes, relaxed));
       if (const auto* other = sharer_of_units(table, queue); queue.broken.empty() && other != nullptr)
         queue.broken = fmt::format("its units are those of queue {}", other->index);
+      if (queue.is_broadcast() && queue.broken.empty()) read_subscribers(segment, row, queue);
       if (queue.is_map()) visit_blocks(segment, queue, [&](const QueuedBlock&) { ++queue.extents; });
     } else if (queue.state > QueueState::ready) {
       queue.broken = "its state is unknown to this build";
@@ -147,6 +174,15 @@ std::string_view queue_kind_name(std::uint32_t kind) noexcept {
     case QueueKind::work: return "work";
     case QueueKind::broadcast: return "broadcast";
     case QueueKind::extents: return "extents";
+  }
+  return "invalid";
+}
+
+std::string_view subscriber_policy_name(std::uint32_t policy) noexcept {
+  switch (static_cast<SubscriberPolicy>(policy)) {
+    case SubscriberPolicy::block: return "block";
+    case SubscriberPolicy::lose_oldest: return "lose-oldest";
+    case SubscriberPolicy::disconnect: return "disconnect";
   }
   return "invalid";
 }

@@ -1,6 +1,7 @@
 // The directory of queues as values: each row read once, checked, and made printable.
 #pragma once
 
+#include "ipc/broadcast_layout.hpp"
 #include "ipc/queue_layout.hpp"
 #include "shm/segment.hpp"
 
@@ -11,6 +12,18 @@
 #include <vector>
 
 namespace sluice::tools {
+
+/// A row of a broadcast that somebody has claimed.
+struct SubscriberEntry {
+  std::uint64_t claim = 0;   // lane_claim
+  std::uint32_t policy = 0;  // SubscriberPolicy, unchecked
+  bool is_joining = false;   // or leaving: it has no position
+  bool is_disconnected = false;
+  std::uint64_t position = 0;  // of the message that it reads next
+  std::uint64_t lag = 0;       // messages published and not read
+  std::uint64_t lost = 0;
+  std::uint64_t received = 0;
+};
 
 struct QueueEntry {
   std::uint64_t index = 0;
@@ -32,9 +45,12 @@ struct QueueEntry {
   std::uint64_t writer = 0;   // process_claim, of a map
   std::uint64_t told = 0;     // row + 1 of the stream that a map's changes are told to; 0: none
   bool closed = false;
+  std::uint32_t subscribers_max = 0;  // of a broadcast
+  std::vector<SubscriberEntry> subscribers;
   std::string broken;  // why its messages cannot be read; empty: they can
 
   bool is_map() const noexcept { return kind == static_cast<std::uint32_t>(QueueKind::extents); }
+  bool is_broadcast() const noexcept { return kind == static_cast<std::uint32_t>(QueueKind::broadcast); }
   std::uint64_t depth() const noexcept { return is_map() ? extents : tail - head; }
 };
 
@@ -55,5 +71,6 @@ void visit_blocks(const Segment& segment, const QueueEntry& queue,
 
 std::string_view to_string(QueueState state) noexcept;
 std::string_view queue_kind_name(std::uint32_t kind) noexcept;
+std::string_view subscriber_policy_name(std::uint32_t policy) noexcept;
 
 }  // namespace sluice::tools

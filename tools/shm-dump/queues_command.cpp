@@ -7,9 +7,19 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace sluice::tools {
 
 namespace {
+
+// "2 of 32 subscribers, up to 5 behind"
+std::string describe_subscribers(const QueueEntry& queue) {
+  auto text = fmt::format("{} of {} subscribers", queue.subscribers.size(), queue.subscribers_max);
+  if (queue.subscribers.empty()) return text;
+  const auto slowest = std::ranges::max_element(queue.subscribers, {}, &SubscriberEntry::lag);
+  return slowest->lag == 0 ? text : fmt::format("{}, up to {} behind", text, slowest->lag);
+}
 
 struct Ends {
   std::vector<LaneEntry> lanes;
@@ -17,6 +27,7 @@ struct Ends {
 
   std::string describe(std::uint64_t claim) const { return describe_role(lanes, processes, claim); }
   std::string consumer_of(const QueueEntry& queue) const {
+    if (queue.is_broadcast()) return describe_subscribers(queue);
     if (!queue.is_map()) return describe(queue.consumer);
     return queue.told == 0 ? "" : fmt::format("told to queue {}", queue.told - 1);
   }
@@ -74,6 +85,23 @@ Json role_json(std::uint64_t claim, const Ends& ends) {
           {"holder", ends.describe(claim)}};
 }
 
+// Null for a queue that has none by its kind.
+Json subscribers_json(const QueueEntry& queue, const Ends& ends) {
+  if (!queue.is_broadcast()) return nullptr;
+  auto rows = Json::array();
+  for (const auto& subscriber : queue.subscribers) {
+    auto row = role_json(subscriber.claim, ends);
+    row["policy"] = subscriber_policy_name(subscriber.policy);
+    row["position"] = subscriber.is_joining ? Json(nullptr) : Json(subscriber.position);
+    row["lag"] = subscriber.lag;
+    row["lost"] = subscriber.lost;
+    row["received"] = subscriber.received;
+    row["disconnected"] = subscriber.is_disconnected;
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
 Json to_json(const QueueEntry& queue, const Ends& ends) {
   return {{"index", queue.index},
           {"era", queue.era},
@@ -93,6 +121,7 @@ Json to_json(const QueueEntry& queue, const Ends& ends) {
           {"units", queue.unit_count},
           {"producer", role_json(queue.producer, ends)},
           {"consumer", role_json(queue.consumer, ends)},
+          {"subscribers", subscribers_json(queue, ends)},
           {"writer", queue.writer == 0 ? Json(nullptr) : Json(ends.producer_of(queue))},
           {"told_to", queue.told == 0 ? Json(nullptr) : Json(queue.told - 1)}};
 }

@@ -1,0 +1,199 @@
+// The subscriber's side of a broadcast.
+#include "ipc/broadcast.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace sluice {
+
+namespace {
+
+std::uint64_t wanted_position(const Start& start, std::uint64_t tail) noexcept {
+  switch (start.from) {
+    case Start::From::last: return tail - std::min(start.value, tail);
+    case Start::From::position: return std::min(start.value, tail);
+    case Start::From::now: break;
+  }
+  return tail;
+}
+
+}  // namespace
+
+std::expected<Subscriber, Status> Subscriber::join(Lane& lane, QueueId queue,
+                                                   const SubscriberOptions& options) noexcept {
+  if (options.policy > SubscriberPolicy::disconnect) return std::unexpected(Status::bad_argument);
+  const auto end = RingEnd::open(lane, queue, QueueKind::broadcast);
+  if (!end) return std::unexpected(end.error());
+  const auto ring = sound_ring(lane.segment(), *end->row);
+  if (!ring) return std::unexpected(Status::corrupt);
+  for (auto& row : ring->subscribers) {
+    std::uint64_t nobody = 0;
+    if (load(row.claim, relaxed) != 0) continue;
+    if (!cas(row.claim, nobody, lane_claim::make(lane.id(), lane.incarnation()), acq_rel))
+      continue;                             // B4 <- B3 (leave): its cursor is 0
+    crash_point("broadcast.join.claimed");  // recovery: it holds everything until the row is freed
+    Subscriber subscriber;
+    subscriber.end_ = *end;
+    subscriber.row_ = &row;
+    subscriber.policy_ = options.policy;
+    subscriber.begin(*ring, options.start);
+    return subscriber;
+  }
+  return std::unexpected(Status::exhausted);
+}
+
+void Subscriber::begin(const StreamRing& ring, const Start& start) noexcept {
+  join_ = load(row_->joins, relaxed) + 1;
+  store(row_->joins, join_, release);  // B5 -> B6 (disconnect_below): older cursors precede it
+  store(row_->policy, static_cast<std::uint32_t>(policy_), relaxed);
+  store(row_->lost, 0, relaxed);
+  store(row_->received, 0, relaxed);
+  store(row_->bytes, 0, relaxed);
+  // B2 <- B1 (clear): a publisher that has not seen the claim, and so may drop what is below its target, has announced
+  // the target before; it is read here. One that has seen it drops nothing more before the cursor is stored.
+  std::atomic_thread_fence(seq_cst);
+  const auto floor = load(end_.row->floor_next, acquire);
+  const auto tail = pushed_messages(ring, *end_.row);
+  const auto wanted = wanted_position(start, tail);
+  position_ = std::min(std::max(wanted, floor), tail);
+  missed_ = position_ - wanted;
+  store(row_->joined, position_, relaxed);
+  store(row_->cursor, position_ + 1, release);  // B5 -> B6 (survey): policy and number precede it
+  crash_point("broadcast.join.joined");
+  ring_role(end_.segment(), end_.row->producer);
+}
+
+Subscriber& Subscriber::operator=(Subscriber&& other) noexcept {
+  if (this == &other) return *this;
+  leave();
+  end_ = std::exchange(other.end_, {});
+  row_ = std::exchange(other.row_, nullptr);
+  policy_ = other.policy_;
+  join_ = other.join_;
+  position_ = other.position_;
+  missed_ = other.missed_;
+  lost_ = other.lost_;
+  return *this;
+}
+
+void Subscriber::leave() noexcept {
+  if (row_ != nullptr && end_.lane->is_ours() &&
+      give_subscription(*row_, lane_claim::make(end_.lane->id(), end_.lane->incarnation())))
+    ring_role(end_.segment(), end_.row->producer);
+  end_ = {};
+  row_ = nullptr;
+}
+
+// --- reading -----------------------------------------------------------------------------------------------
+
+bool Subscriber::disconnected() const noexcept { return load(row_->disconnected, acquire) == join_; }
+
+// Stamps of a slot only grow: a smaller one than ours is an earlier round's, a larger one says that we were passed.
+bool Subscriber::has_message() const noexcept {
+  return load(end_.at(position_).stamp, acquire) > position_;  // S4 <- S1 (push)
+}
+
+bool Subscriber::ended() const noexcept {
+  const bool closed = load(end_.row->closed, acquire) != 0;  // C2 <- C1 (close)
+  return closed && !has_message();
+}
+
+bool Subscriber::ready() const noexcept {
+  return has_message() || load(end_.row->closed, acquire) != 0 || disconnected();
+}
+
+// The next message as it is in the ring: a copy that is seen to be whole.
+std::expected<Message, Status> Subscriber::next() noexcept {
+  for (;;) {
+    if (disconnected()) return std::unexpected(Status::disconnected);
+    if (!has_message()) return std::unexpected(ended() ? Status::closed : Status::empty);
+    const auto message = copy_message(end_.at(position_));
+    // B10 <- B9 (drop_until): who has read a byte of a later message finds the floor above this one.
+    std::atomic_thread_fence(acquire);
+    if (message.stamp == position_ + 1 &&
+        (policy_ == SubscriberPolicy::block || load(end_.row->head, relaxed) <= position_))
+      return message;
+    if (const auto status = pass(); status != Status::ok) return std::unexpected(status);
+  }
+}
+
+// The publisher has passed this subscriber: go on at the floor.
+Status Subscriber::pass() noexcept {
+  const auto floor = load(end_.row->head, acquire);
+  if (disconnected()) return Status::disconnected;
+  if (floor <= position_ || policy_ != SubscriberPolicy::lose_oldest) return Status::corrupt;
+  lost_ += floor - position_;
+  position_ = floor;
+  store(row_->lost, lost_, relaxed);
+  store(row_->cursor, position_ + 1, release);
+  return Status::ok;
+}
+
+void Subscriber::step(std::uint32_t length) noexcept {
+  const auto position = position_++;
+  auto& counters = end_.lane->counters();
+  count_up(row_->received);
+  count_up(row_->bytes, length);
+  count_up(counters.messages_in);
+  count_up(counters.bytes_in, length);
+  store(row_->cursor, position_ + 1, release);  // B7 -> B8 (survey): the message was read
+  crash_point("broadcast.read.advanced");
+  if (policy_ != SubscriberPolicy::block) return;
+  // A publisher that sleeps has announced how far it can go, and is held up by who stands there.
+  std::atomic_signal_fence(seq_cst);  // D1 -> D2, as ring()
+  if (position <= load(end_.row->floor_next, relaxed)) ring_role(end_.segment(), end_.row->producer);
+}
+
+std::expected<Delivery, Status> Subscriber::take() noexcept {
+  for (;;) {
+    const auto message = next();
+    if (!message) return std::unexpected(message.error());
+    Delivery delivery{*message, {}};
+    if (message->handle != 0) {
+      const auto reference = end_.lane->heap().look_up(Handle{message->handle});
+      if (!reference) {
+        if (reference.error() != Status::stale) return std::unexpected(reference.error());
+        // Dropped since the copy was made, so the floor was raised before.
+        if (const auto status = pass(); status != Status::ok) return std::unexpected(status);
+        continue;
+      }
+      crash_point("broadcast.take.cloned");  // recovery: the lane's own reference, dropped with the others
+      delivery.reference = *reference;
+    }
+    step(message->length);
+    return delivery;
+  }
+}
+
+const Message* Subscriber::peek() noexcept {
+  return policy_ == SubscriberPolicy::block && has_message() ? &end_.at(position_) : nullptr;
+}
+
+std::span<const std::byte> Subscriber::bytes(const Message& message) const noexcept {
+  const auto block = find_block(end_.segment(), Handle{message.handle});
+  if (!block || message.offset > block->bytes || message.length > block->bytes - message.offset) return {};
+  return block->span().subspan(message.offset, message.length);
+}
+
+Status Subscriber::advance() noexcept {
+  if (const auto* message = peek()) {
+    step(message->length);
+    return Status::ok;
+  }
+  const auto message = next();
+  if (!message) return message.error();
+  step(message->length);
+  return Status::ok;
+}
+
+std::uint64_t Subscriber::lag() const noexcept {
+  const auto tail = load(end_.row->tail, acquire);
+  return tail > position_ ? tail - position_ : 0;
+}
+
+WaitSource Subscriber::source() const noexcept {
+  const auto is_ready = [](const void* of) noexcept { return static_cast<const Subscriber*>(of)->ready(); };
+  return {.of = this, .ready = is_ready, .marks = &end_.row->consumers_waiting};
+}
+
+}  // namespace sluice
