@@ -27,6 +27,7 @@ struct Journal {
   std::atomic<std::uint64_t> pushed{0};
   std::atomic<std::uint64_t> popped{0};
   std::atomic<std::uint64_t> done{0};  // with work queues: pushes or acknowledgements, as the scenario has it
+  std::atomic<std::uint64_t> published{0};  // into a broadcast
 };
 
 /// The survivors' side, and what the victims tell it.
@@ -38,6 +39,7 @@ class Stage : public Survivor {
   void push(std::uint64_t count);
 
   SharedWithChildren<Journal> journal;
+  std::shared_ptr<void> company;  // what a scenario keeps with this process's lane
 };
 
 struct Scenario {
@@ -47,7 +49,7 @@ struct Scenario {
   std::function<void(Stage&)> meanwhile = [](Stage&) {};       // after the death, before it is recovered
   std::function<void(Stage&, std::string_view point)> check = [](Stage&, std::string_view) {};
   std::uint64_t units = 12;
-  bool own_stream = true;     // its pushes go to the stage's stream
+  bool own_stream = true;     // its pushes and pops are of the stage's stream
   bool acknowledges = false;  // its pops are part of acknowledge(): a death in the release follows the pop
 };
 
@@ -84,6 +86,7 @@ std::vector<Scenario> join_scenarios();
 std::vector<Scenario> queue_scenarios();
 std::vector<Scenario> stream_scenarios();
 std::vector<Scenario> work_scenarios();
+std::vector<Scenario> broadcast_scenarios();
 std::vector<Scenario> shared_scenarios();
 std::vector<Scenario> io_scenarios();
 std::vector<Scenario> extents_scenarios();
