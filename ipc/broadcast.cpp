@@ -197,7 +197,7 @@ Status Publisher::make_slot() noexcept {
 }
 
 Status Publisher::push(const Message& message, Reference reference) noexcept {
-  if (const auto status = end_.may_push(reference); status != Status::ok) return status;
+  if (const auto status = end_.lane->heap().may_move(reference); status != Status::ok) return status;
   if (const auto status = make_slot(); status != Status::ok) return status;
   if (const auto status = end_.lane->heap().make_findable(reference); status != Status::ok) return status;
   end_.push(tail_, message, reference);

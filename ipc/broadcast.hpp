@@ -112,7 +112,7 @@ struct SubscriberOptions {
 };
 
 /// A message and a reference to its block that is the subscriber's own; null if it has no block.
-struct Delivery {
+struct TakenMessage {
   Message message;
   Reference reference;
 };
@@ -138,7 +138,7 @@ class Subscriber {
   /// errors  empty; closed  and never more will come; disconnected  it lagged, and must join again
   ///         no_cell, overflow  the message stays the next
   ///         corrupt  the bytes contradict themselves
-  std::expected<Delivery, Status> take() noexcept;
+  std::expected<TakenMessage, Status> take() noexcept;
 
   /// The next message in place: it and its block's bytes stay as they are until advance(). Null if there is none, or
   /// if the policy is not block.

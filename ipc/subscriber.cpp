@@ -144,11 +144,11 @@ void Subscriber::step(std::uint32_t length) noexcept {
   if (position <= load(end_.row->floor_next, relaxed)) ring_role(end_.segment(), end_.row->producer);
 }
 
-std::expected<Delivery, Status> Subscriber::take() noexcept {
+std::expected<TakenMessage, Status> Subscriber::take() noexcept {
   for (;;) {
     const auto message = next();
     if (!message) return std::unexpected(message.error());
-    Delivery delivery{*message, {}};
+    TakenMessage delivery{*message, {}};
     if (message->handle != 0) {
       const auto reference = end_.lane->heap().look_up(Handle{message->handle});
       if (!reference) {

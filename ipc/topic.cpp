@@ -74,7 +74,7 @@ Expected<std::size_t> TopicSubscriber::subscribe(const Start& start) {
   return found;
 }
 
-std::expected<Delivery, Status> TopicSubscriber::take() noexcept {
+std::expected<TakenMessage, Status> TopicSubscriber::take() noexcept {
   bool all_closed = !rings_.empty();
   for (std::size_t i = 0; i < rings_.size(); ++i) {
     last_ = last_ + 1 < rings_.size() ? last_ + 1 : 0;

@@ -39,7 +39,7 @@ class TopicSubscriber {
   ///
   /// errors  empty; closed  all rings are, and were read: a new publisher may open one again
   ///         else as Subscriber::take(), of the ring that failed(): the others can be read on
-  std::expected<Delivery, Status> take() noexcept;
+  std::expected<TakenMessage, Status> take() noexcept;
   /// Whether take() has something to say other than empty.
   bool ready() const noexcept;
   /// Wait until it has; looks for new rings now and then.

@@ -36,7 +36,7 @@ inline Status publish(Lane& lane, Publisher& publisher) {
 }
 
 /// Whether a delivery is message `number`, with its block.
-inline bool is_delivery(const Heap& heap, const Delivery& delivery, std::uint64_t number) {
+inline bool is_delivery(const Heap& heap, const TakenMessage& delivery, std::uint64_t number) {
   const auto& message = delivery.message;
   if (message.position != number || message.length != bytes_of(number)) return false;
   if (message.length == 0) return !delivery.reference;
