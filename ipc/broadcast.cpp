@@ -94,7 +94,7 @@ Publisher::Survey Publisher::survey(std::uint64_t target) const noexcept {
   Survey survey{.limit = target, .held_by = nobody};
   for (std::uint32_t i = 0; i < subscribers_max_; ++i) {
     const auto& subscriber = subscribers_[i];
-    if (load(subscriber.claim, acquire) == 0) continue;
+    if (load(subscriber.claim, acquire) == 0) continue;    // B4 <- B3 (leave): its cursor began at 0
     const auto cursor = load(subscriber.cursor, acquire);  // B8 <- B7 (step), B6 <- B5 (join)
     if (cursor > target) continue;
     const bool is_joining = cursor == 0;

@@ -56,7 +56,7 @@ class Publisher {
   Status push(const Message& message) noexcept;
 
   /// Messages that can be published before somebody may have to be waited for, at least: cursors are looked at only
-  /// when those known of are fewer than `wanted`.
+  /// when those known of are fewer than `wanted`. Who has the policy disconnect, and holds up so many, is disconnected.
   std::uint64_t room(std::uint64_t wanted = 1) noexcept;
   /// Drop old messages until `keep` are left, or until one that somebody holds. Policies are applied as by a push.
   /// errors  full  somebody holds older ones; no_cell
