@@ -2,7 +2,9 @@
 // *_operations.cpp; a new operation is an entry there.
 #pragma once
 
+#include "ipc/broadcast.hpp"
 #include "ipc/extent_store.hpp"
+#include "ipc/stream.hpp"
 #include "tests/support/model.hpp"
 #include "tests/support/survivor.hpp"
 #include "tests/verify/support/stepper.hpp"
@@ -42,6 +44,8 @@ struct Actor {
   std::unique_ptr<Lane> lane, second;  // destroyed before the session
   StreamProducer producer;             // destroyed before the lanes
   StreamConsumer consumer;
+  Publisher publisher;
+  Subscriber subscriber;
   ExtentWriter writer;
   std::unique_ptr<ExtentStore> store;
   std::vector<Reference> held;
@@ -79,6 +83,7 @@ struct Operation {
 
 std::vector<Operation> heap_operations();
 std::vector<Operation> stream_operations();
+std::vector<Operation> broadcast_operations();
 std::vector<Operation> shared_operations();
 std::vector<Operation> work_operations();
 std::vector<Operation> extent_operations();
