@@ -31,4 +31,7 @@ constexpr std::uint64_t make(WorkState state, std::uint64_t base, std::uint64_t 
 constexpr WorkState state(std::uint64_t word) noexcept { return static_cast<WorkState>(State::get(word)); }
 }  // namespace work_word
 
+/// Pushes from one look at the depth, for QueueRow::high_water, to the next.
+inline constexpr std::uint64_t high_water_step = 64;
+
 }  // namespace sluice

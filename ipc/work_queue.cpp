@@ -14,8 +14,6 @@ namespace sluice {
 
 namespace {
 
-constexpr std::uint64_t high_water_step = 64;  // pushes from one look at the depth to the next
-
 std::uint64_t pack(QueueId queue) noexcept { return std::uint64_t{queue.era} << 32 | (queue.index + 1); }
 
 // Whether a slot for `base` is for an earlier position than one with `other`; both are modulo 2^40.

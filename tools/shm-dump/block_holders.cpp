@@ -35,6 +35,9 @@ ReferenceKind kind_of(std::uint64_t aux) noexcept {
     case cell_aux::pop: return ReferenceKind::pop;
     case cell_aux::kernel: return ReferenceKind::kernel;
     case cell_aux::extent: return ReferenceKind::exchange;
+    case cell_aux::lease:
+    case cell_aux::forward:
+    case cell_aux::forwarded: return ReferenceKind::lease;
     default: return ReferenceKind::invalid;
   }
 }
@@ -71,16 +74,19 @@ std::vector<BlockReference> read_references(const Segment& segment, const BlockF
   std::vector<BlockReference> references;
   if (!facts.handle) return references;
   for (LaneId id = 1; id < segment.lane_count(); ++id) read_lane(segment, id, facts.handle, references);
-  for (const auto& queue : read_queue_table(segment))
-    visit_blocks(segment, queue, [&](const QueuedBlock& block) {
-      if (block.handle != facts.handle.value) return;
-      references.push_back({.kind = queue.is_map() ? ReferenceKind::extent : ReferenceKind::message,
-                            .counts = true,
-                            .queue = queue.index,
-                            .position = block.position,
-                            .delivered = !queue.is_map() && block.position < queue.delivered,
-                            .receive_ns = block.receive_ns});
-    });
+  visit_blocks(segment, read_queue_table(segment), [&](const QueueEntry& queue, const QueuedBlock& block) {
+    if (block.handle != facts.handle.value) return;
+    const bool shown = queue.is_work() ? block.deliveries != 0 || block.lane != 0
+                                       : !queue.is_map() && block.position < queue.delivered;
+    references.push_back({.kind = queue.is_map() ? ReferenceKind::extent : ReferenceKind::message,
+                          .counts = true,
+                          .queue = queue.index,
+                          .position = block.position,
+                          .delivered = shown,
+                          .leased_by = block.lane,
+                          .deliveries = block.deliveries,
+                          .receive_ns = block.receive_ns});
+  });
   if (facts.is_there() && (facts.flags & truth::flag_epoch) != 0)
     references.push_back({.kind = ReferenceKind::epoch, .counts = true});
   // A reference to a block that is not live is none: an allocation that has not happened, or a free that has.
@@ -221,6 +227,7 @@ std::string_view to_string(ReferenceKind kind) noexcept {
     case ReferenceKind::pop: return "pop";
     case ReferenceKind::kernel: return "kernel";
     case ReferenceKind::exchange: return "exchange";
+    case ReferenceKind::lease: return "lease";
     case ReferenceKind::clone: return "clone";
     case ReferenceKind::drop: return "drop";
     case ReferenceKind::message: return "message";

@@ -24,6 +24,7 @@ enum class ReferenceKind : std::uint8_t {
   pop,       // a cell on its way out of one
   kernel,    // a cell whose block the kernel may write to
   exchange,  // a cell on its way into or out of an extent map
+  lease,     // a cell that tells of a lease in a work queue: the block is the slot's
   clone,     // a cell that an open clone is to fill; the count has it already
   drop,      // a cell that an open drop is to empty; the count has it no more
   invalid,   // a cell of a kind that this build does not know
@@ -34,12 +35,14 @@ enum class ReferenceKind : std::uint8_t {
 
 struct BlockReference {
   ReferenceKind kind = ReferenceKind::cell;
-  bool counts = false;         // it is one of those that the block's count is the number of
-  std::uint64_t lane = 0;      // of the cell
-  std::uint64_t cell = 0;      // in that lane's ledger
-  std::uint64_t queue = 0;     // of all that have one: the queue's index
-  std::uint64_t position = 0;  // in the queue or map; of a cell, the low 40 bits
-  bool delivered = false;      // message: a handler has been shown it
+  bool counts = false;           // it is one of those that the block's count is the number of
+  std::uint64_t lane = 0;        // of the cell
+  std::uint64_t cell = 0;        // in that lane's ledger
+  std::uint64_t queue = 0;       // of all that have one: the queue's index
+  std::uint64_t position = 0;    // in the queue or map; of a cell, the low 40 bits
+  bool delivered = false;        // message: a handler has been shown it
+  std::uint64_t leased_by = 0;   // message of a work queue: the lane that works on it; 0: it waits
+  std::uint64_t deliveries = 0;  // and how often it was delivered before
   std::uint64_t receive_ns = 0;
 
   bool in_cell() const noexcept {
@@ -47,7 +50,7 @@ struct BlockReference {
   }
   bool has_queue() const noexcept {
     return kind == ReferenceKind::message || kind == ReferenceKind::push || kind == ReferenceKind::pop ||
-           kind == ReferenceKind::extent || kind == ReferenceKind::exchange;
+           kind == ReferenceKind::extent || kind == ReferenceKind::exchange || kind == ReferenceKind::lease;
   }
   bool operator==(const BlockReference&) const noexcept = default;
 };

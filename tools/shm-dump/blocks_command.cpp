@@ -158,7 +158,8 @@ Json holder_json(const Holder& holder, const std::vector<QueueEntry>& queues) {
   return {{"kind", "queue"},
           {"queue", holder.owner},
           {"name", queue == queues.end() ? Json(nullptr) : Json(queue->name)},
-          {"position", holder.place}};
+          {"position", holder.place},
+          {"leased_by", holder.leased_by == 0 ? Json(nullptr) : Json(holder.leased_by)}};
 }
 
 Json block_json(const HeldBlock& held, const std::vector<QueueEntry>& queues) {

@@ -18,13 +18,13 @@ HolderIndex HolderIndex::read(const Segment& segment, const std::vector<QueueEnt
       const auto handle = load(ledger[cell].handle, acquire);
       if (handle == 0) continue;
       const auto kind = cell_aux::Kind::get(load(ledger[cell].aux, relaxed));
-      holders.push_back({handle, cell, lane, false, static_cast<std::uint8_t>(kind)});
+      holders.push_back({handle, cell, lane, false, static_cast<std::uint8_t>(kind), 0});
     }
   }
-  for (const auto& queue : queues)
-    visit_blocks(segment, queue, [&](const QueuedBlock& block) {
-      holders.push_back({block.handle, block.position, static_cast<std::uint32_t>(queue.index), true, 0});
-    });
+  visit_blocks(segment, queues, [&](const QueueEntry& queue, const QueuedBlock& block) {
+    holders.push_back({block.handle, block.position, static_cast<std::uint32_t>(queue.index), true, 0,
+                       static_cast<std::uint32_t>(block.lane)});
+  });
   std::ranges::stable_sort(holders, {}, &Holder::handle);
   return index;
 }
@@ -41,8 +41,10 @@ std::string describe_holder(const Holder& holder, const std::vector<QueueEntry>&
     return text;
   }
   const auto queue = std::ranges::find(queues, holder.owner, &QueueEntry::index);
-  return fmt::format("queue {} @{}", queue == queues.end() ? std::to_string(holder.owner) : queue->name,
-                     holder.place);
+  auto text = fmt::format("queue {} @{}", queue == queues.end() ? std::to_string(holder.owner) : queue->name,
+                          holder.place);
+  if (holder.leased_by != 0) text += fmt::format(" (leased by lane {})", holder.leased_by);
+  return text;
 }
 
 std::string_view moving_name(std::uint64_t aux_kind) noexcept {

@@ -59,6 +59,15 @@ Age age_of_reference(const Segment& segment, const BlockReference& reference, co
   return {};
 }
 
+// "message", "message, delivered"; of a work queue "message, leased", "message, delivered 2 times".
+std::string describe_message(const BlockReference& reference) {
+  std::string text = reference.leased_by != 0 ? "message, leased" : "message";
+  if (reference.deliveries != 0)
+    return text +
+           fmt::format(", delivered {} time{}", reference.deliveries, reference.deliveries == 1 ? "" : "s");
+  return text + (reference.delivered && reference.leased_by == 0 ? ", delivered" : "");
+}
+
 std::string describe_kind(const BlockReference& reference, const Surroundings& around) {
   switch (reference.kind) {
     case ReferenceKind::cell: return "at rest";
@@ -68,7 +77,9 @@ std::string describe_kind(const BlockReference& reference, const Surroundings& a
       return fmt::format("pop from {} @{}", around.queue_name(reference.queue), reference.position);
     case ReferenceKind::exchange:
       return fmt::format("into or out of {} @{}", around.queue_name(reference.queue), reference.position);
-    case ReferenceKind::message: return reference.delivered ? "message, delivered" : "message";
+    case ReferenceKind::lease:
+      return fmt::format("lease in {} @{}", around.queue_name(reference.queue), reference.position);
+    case ReferenceKind::message: return describe_message(reference);
     default: return std::string(to_string(reference.kind));
   }
 }
@@ -79,9 +90,11 @@ std::string describe_place(const BlockReference& reference, const Surroundings& 
   return fmt::format("queue {} @{}", around.queue_name(reference.queue), reference.position);
 }
 
-// Of a message: who is to take it.
+// Of a message: who has it, or is to take it.
 std::string describe_consumer(const BlockReference& reference, const Surroundings& around) {
   const auto* queue = around.queue(reference.queue);
+  if (reference.leased_by != 0) return lane_title(around.lanes, around.processes, reference.leased_by);
+  if (queue != nullptr && queue->is_work()) return "whoever is first";
   return queue == nullptr || queue->consumer == 0
              ? "nobody"
              : describe_role(around.lanes, around.processes, queue->consumer);
@@ -205,6 +218,8 @@ Json reference_json(const Segment& segment, const BlockReference& reference, con
   if (reference.kind == ReferenceKind::message) {
     row["delivered"] = reference.delivered;
     row["consumer"] = describe_consumer(reference, around);
+    row["leased_by"] = reference.leased_by == 0 ? Json(nullptr) : Json(reference.leased_by);
+    row["deliveries"] = reference.deliveries;
   }
   row["age_at_most_s"] =
       age.since == nullptr ? Json(nullptr) : Json(std::chrono::duration<double>(age.at_most).count());

@@ -1,12 +1,14 @@
 #include "tools/shm-dump/queue_table.hpp"
 
 #include "ipc/extents.hpp"
+#include "ipc/work_audit.hpp"
 #include "tools/common/format.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <bit>
+#include <optional>
 
 namespace sluice::tools {
 
@@ -31,7 +33,8 @@ std::uint64_t slots_of(const QueueEntry& queue) noexcept {
 
 // Why its slots cannot be walked, or "". From the copy: the row may change under our hands.
 std::string find_fault(const Segment& segment, const QueueEntry& queue, std::uint32_t message_bytes) {
-  if (!queue.is_map() && !queue.is_broadcast() && queue.kind != static_cast<std::uint32_t>(QueueKind::stream))
+  const bool is_stream = queue.kind == static_cast<std::uint32_t>(QueueKind::stream);
+  if (!is_stream && !queue.is_map() && !queue.is_work() && !queue.is_broadcast())
     return fmt::format("kind {} is unknown to this build", queue.kind);
   const auto slot_bytes = queue.is_map() ? sizeof(std::uint64_t) : sizeof(Message);
   if (message_bytes != slot_bytes)
@@ -52,7 +55,7 @@ std::string find_fault(const Segment& segment, const QueueEntry& queue, std::uin
                        queue.is_map() ? "slots" : "messages", queue.unit_count);
   if (unit_word::state(load(segment.unit(queue.first_unit).word, acquire)) != UnitState::storage)
     return fmt::format("unit {} is not a queue's storage", queue.first_unit);
-  if (!queue.is_map() && queue.depth() > queue.capacity)
+  if (!queue.is_map() && !queue.is_work() && queue.depth() > queue.capacity)
     return fmt::format("tail {} is more than {} messages after head {}", queue.tail, queue.capacity,
                        queue.head);
   return "";
@@ -69,9 +72,10 @@ const QueueEntry* sharer_of_units(const std::vector<QueueEntry>& table, const Qu
   return found == table.end() ? nullptr : &*found;
 }
 
-// From the checked copy, as messages are.
-void visit_extents(const Segment& segment, const QueueEntry& queue,
-                   const std::function<void(const QueuedBlock&)>& visit) {
+using VisitBlock = std::function<void(const QueuedBlock&)>;
+
+// Each from the checked copy: the row may change under our hands.
+void visit_extents(const Segment& segment, const QueueEntry& queue, const VisitBlock& visit) {
   const auto* slots = reinterpret_cast<const std::uint64_t*>(segment.unit_address(queue.first_unit));
   for (std::uint64_t i = 0; i < slots_of(queue); ++i)
     if (const QueuedBlock block{i, load(slots[i], acquire), 0}; block.handle > extent_zeroes) visit(block);
@@ -99,6 +103,63 @@ void read_subscribers(const Segment& segment, const QueueRow& row, QueueEntry& q
     if (!entry.is_joining && entry.position < tail) entry.lag = tail - entry.position;
 }
 
+void visit_stream(const Segment& segment, const QueueEntry& queue, const VisitBlock& visit) {
+  const auto* ring = reinterpret_cast<const Message*>(segment.unit_address(queue.first_unit));
+  const auto slot = [&](std::uint64_t position) -> const Message& {
+    return ring[position & (queue.capacity - 1)];
+  };
+  const bool one_more =
+      queue.depth() < queue.capacity && load(slot(queue.tail).stamp, acquire) == queue.tail + 1;
+  for (auto position = queue.head; position != queue.tail + (one_more ? 1 : 0); ++position) {
+    const auto& message = slot(position);
+    const QueuedBlock block{position, load(message.handle, relaxed), load(message.receive_ns, relaxed)};
+    if (block.handle != 0) visit(block);
+  }
+}
+
+// A message that was forwarded is in the other queue: the cells of its lane say so before its slot does.
+void visit_work(const Segment& segment, const QueueEntry& queue, const WorkClaims& claims,
+                const VisitBlock& visit) {
+  visit_work_slots(segment, queue, [&](const WorkSlot& slot) {
+    if (slot.handle == 0 || slot.state == WorkState::writing) return;
+    const bool is_leased = slot.state == WorkState::leased;
+    const auto* claim =
+        is_leased ? claims.find(static_cast<std::uint32_t>(queue.index),
+                                slot.position & cell_aux::Position::max, static_cast<LaneId>(slot.lane))
+                  : nullptr;
+    if (claim != nullptr && claim->has_moved_on) return;
+    visit({slot.position, slot.handle, slot.receive_ns, is_leased ? slot.lane : 0, slot.deliveries});
+  });
+}
+
+void read_counters(const QueueRow& row, QueueCounters& counters) noexcept {
+  counters.bytes_in = load(row.bytes_in, relaxed);
+  counters.bytes_out = load(row.bytes_out, relaxed);
+  counters.high_water = load(row.high_water, relaxed);
+  counters.push_waits = load(row.push_waits, relaxed);
+  counters.take_waits = load(row.take_waits, relaxed);
+  counters.redelivered = load(row.redelivered, relaxed);
+  counters.refused = load(row.refused, relaxed);
+  counters.dropped = load(row.dropped, relaxed);
+  counters.dead_lettered = load(row.dead_lettered, relaxed);
+}
+
+// What its kind has beside the row; of a queue that is not broken.
+void read_contents(const Segment& segment, QueueEntry& queue) {
+  auto& counters = queue.counters;
+  if (queue.is_map()) {
+    visit_extents(segment, queue, [&](const QueuedBlock&) { ++queue.extents; });
+    return;
+  }
+  if (queue.is_broadcast()) {
+    read_subscribers(segment, queue_row(segment, queue.index), queue);
+    for (const auto& subscriber : queue.subscribers) counters.dropped += subscriber.lost;
+  }
+  if (queue.is_work()) queue.work = read_work_slots(segment, queue);
+  counters.messages_in = queue.tail;
+  counters.messages_out = queue.tail - std::min(queue.tail, queue.depth());
+}
+
 }  // namespace
 
 std::vector<QueueEntry> read_queue_table(const Segment& segment) {
@@ -119,8 +180,12 @@ std::vector<QueueEntry> read_queue_table(const Segment& segment) {
       queue.unit_count = load(row.unit_count, relaxed);
       queue.producer = load(row.producer, relaxed);
       queue.consumer = load(row.consumer, relaxed);
-      queue.bytes_in = load(row.bytes_in, relaxed);
-      queue.redelivered = load(row.redelivered, relaxed);
+      queue.policy = load(row.policy, relaxed);
+      queue.deliveries_max = load(row.deliveries_max, relaxed);
+      queue.dead_letter = load(row.dead_letter, relaxed) & 0xffffffff;
+      queue.consumers_waiting = load(row.consumers_waiting, relaxed);
+      queue.producers_waiting = load(row.producers_waiting, relaxed);
+      read_counters(row, queue.counters);
       queue.writer = load(row.writer, relaxed);
       queue.told = load(row.change_stream, relaxed) & 0xffffffff;
       queue.closed = load(row.closed, relaxed) != 0;
@@ -129,8 +194,7 @@ std::vector<QueueEntry> read_queue_table(const Segment& segment) {
       queue.broken = find_fault(segment, queue, load(row.message_bytes, relaxed));
       if (const auto* other = sharer_of_units(table, queue); queue.broken.empty() && other != nullptr)
         queue.broken = fmt::format("its units are those of queue {}", other->index);
-      if (queue.is_broadcast() && queue.broken.empty()) read_subscribers(segment, row, queue);
-      if (queue.is_map()) visit_blocks(segment, queue, [&](const QueuedBlock&) { ++queue.extents; });
+      if (queue.broken.empty()) read_contents(segment, queue);
     } else if (queue.state > QueueState::ready) {
       queue.broken = "its state is unknown to this build";
     }
@@ -139,21 +203,20 @@ std::vector<QueueEntry> read_queue_table(const Segment& segment) {
   return table;
 }
 
-void visit_blocks(const Segment& segment, const QueueEntry& queue,
-                  const std::function<void(const QueuedBlock&)>& visit) {
-  if (queue.state != QueueState::ready || !queue.broken.empty()) return;
-  if (queue.is_map()) return visit_extents(segment, queue, visit);
-  // From the checked copy: the row may change under our hands.
-  const auto* ring = reinterpret_cast<const Message*>(segment.unit_address(queue.first_unit));
-  const auto slot = [&](std::uint64_t position) -> const Message& {
-    return ring[position & (queue.capacity - 1)];
-  };
-  const bool one_more =
-      queue.depth() < queue.capacity && load(slot(queue.tail).stamp, acquire) == queue.tail + 1;
-  for (auto position = queue.head; position != queue.tail + (one_more ? 1 : 0); ++position) {
-    const auto& message = slot(position);
-    const QueuedBlock block{position, load(message.handle, relaxed), load(message.receive_ns, relaxed)};
-    if (block.handle != 0) visit(block);
+void visit_blocks(const Segment& segment, const std::vector<QueueEntry>& queues,
+                  const std::function<void(const QueueEntry&, const QueuedBlock&)>& visit) {
+  std::optional<WorkClaims> claims;  // of all lanes, so gathered once, and before the slots
+  for (const auto& queue : queues) {
+    if (queue.state != QueueState::ready || !queue.broken.empty()) continue;
+    const auto visit_block = [&](const QueuedBlock& block) { visit(queue, block); };
+    if (queue.is_map()) {
+      visit_extents(segment, queue, visit_block);
+    } else if (queue.is_work()) {
+      if (!claims) claims.emplace(segment);
+      visit_work(segment, queue, *claims, visit_block);
+    } else {
+      visit_stream(segment, queue, visit_block);
+    }
   }
 }
 
@@ -182,9 +245,15 @@ std::string_view subscriber_policy_name(std::uint32_t policy) noexcept {
   switch (static_cast<SubscriberPolicy>(policy)) {
     case SubscriberPolicy::block: return "block";
     case SubscriberPolicy::lose_oldest: return "lose-oldest";
-    case SubscriberPolicy::disconnect: return "disconnect";
-  }
-  return "invalid";
-}
+    case SubscriberPolicy::disconnect:
+      return "disconnect";
+      std::string_view queue_policy_name(std::uint32_t policy) noexcept {
+        switch (static_cast<QueuePolicy>(policy)) {
+          case QueuePolicy::block: return "block";
+          case QueuePolicy::fail: return "fail";
+          case QueuePolicy::drop_oldest: return "drop_oldest";
+        }
+        return "invalid";
+      }
 
-}  // namespace sluice::tools
+  }  // namespace sluice::tools

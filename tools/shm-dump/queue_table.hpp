@@ -4,7 +4,9 @@
 #include "ipc/broadcast_layout.hpp"
 #include "ipc/queue_layout.hpp"
 #include "shm/segment.hpp"
+#include "tools/shm-dump/work_slots.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -25,6 +27,21 @@ struct SubscriberEntry {
   std::uint64_t received = 0;
 };
 
+/// What a queue has counted since it was made. What its kind does not count stays 0.
+struct QueueCounters {
+  std::uint64_t messages_in = 0;
+  std::uint64_t messages_out = 0;  // done, dropped or given up
+  std::uint64_t bytes_in = 0;      // of payload
+  std::uint64_t bytes_out = 0;     // a consumer counts them up to 16 messages late
+  std::uint64_t high_water = 0;    // most messages at once that anybody saw in it
+  std::uint64_t push_waits = 0;    // sleeps for room
+  std::uint64_t take_waits = 0;    // sleeps for a message
+  std::uint64_t redelivered = 0;
+  std::uint64_t refused = 0;  // pushes
+  std::uint64_t dropped = 0;  // of a broadcast: by its subscribers missed
+  std::uint64_t dead_lettered = 0;
+};
+
 struct QueueEntry {
   std::uint64_t index = 0;
   QueueState state = QueueState::free;
@@ -39,8 +56,13 @@ struct QueueEntry {
   std::uint64_t head = 0;
   std::uint64_t tail = 0;
   std::uint64_t delivered = 0;
-  std::uint64_t bytes_in = 0;
-  std::uint64_t redelivered = 0;
+  QueueCounters counters;
+  std::uint32_t policy = 0;             // QueuePolicy, unchecked
+  std::uint32_t deliveries_max = 0;     // of work; 0: no limit
+  std::uint64_t dead_letter = 0;        // of work: row + 1 of where messages over the limit go; 0: nowhere
+  std::uint64_t consumers_waiting = 0;  // marks of sleeping lanes, as waiting.hpp has them
+  std::uint64_t producers_waiting = 0;
+  WorkSlots work;
   std::uint64_t extents = 0;  // blocks in a map
   std::uint64_t writer = 0;   // process_claim, of a map
   std::uint64_t told = 0;     // row + 1 of the stream that a map's changes are told to; 0: none
@@ -51,7 +73,34 @@ struct QueueEntry {
 
   bool is_map() const noexcept { return kind == static_cast<std::uint32_t>(QueueKind::extents); }
   bool is_broadcast() const noexcept { return kind == static_cast<std::uint32_t>(QueueKind::broadcast); }
-  std::uint64_t depth() const noexcept { return is_map() ? extents : tail - head; }
+  bool is_work() const noexcept { return kind == static_cast<std::uint32_t>(QueueKind::work); }
+  /// Messages in it: of work those that wait, are worked on or are being written.
+  std::uint64_t depth() const noexcept {
+    if (is_work()) return work.in_use();
+    return is_map() ? extents : tail - head;
+  }
+  /// Of a broadcast: the subscriber that has most to read yet; null: there is none.
+  const SubscriberEntry* slowest() const noexcept {
+    const auto found = std::ranges::max_element(subscribers, {}, &SubscriberEntry::lag);
+    return found == subscribers.end() ? nullptr : &*found;
+  }
+  /// The next push finds no room. Of work that may be for one message alone that is held for long: the ring has gone
+  /// round to it. Of a broadcast for a subscriber with the policy block: it keeps messages that all have read.
+  bool is_full() const noexcept {
+    if (state != QueueState::ready || is_map() || !broken.empty()) return false;
+    if (is_broadcast())
+      return std::ranges::any_of(subscribers, [this](const SubscriberEntry& subscriber) {
+        return subscriber.policy == static_cast<std::uint32_t>(SubscriberPolicy::block) &&
+               !subscriber.is_joining && !subscriber.is_disconnected && subscriber.lag >= capacity;
+      });
+    return is_work() ? work.span >= capacity : depth() >= capacity;
+  }
+  /// The counter, or what is there now if that is more: it is counted from time to time only. Of a broadcast the
+  /// counter alone.
+  std::uint64_t high_water() const noexcept {
+    if (is_broadcast()) return counters.high_water;
+    return depth() <= capacity && depth() > counters.high_water ? depth() : counters.high_water;
+  }
 };
 
 /// The rows that are in use.
@@ -62,15 +111,19 @@ struct QueuedBlock {
   std::uint64_t position = 0;
   std::uint64_t handle = 0;
   std::uint64_t receive_ns = 0;  // CLOCK_MONOTONIC of the boot that it was received in; 0: not told
+  std::uint64_t lane = 0;        // of work: that has leased it; 0: it waits
+  std::uint64_t deliveries = 0;  // of work: times that it was delivered before
 };
 
-/// Call `visit` for each message that carries a block, from head to tail, and for the one at tail that its
-/// producer has published but not counted yet; of a map for each block in it; none if the queue is broken.
-void visit_blocks(const Segment& segment, const QueueEntry& queue,
-                  const std::function<void(const QueuedBlock&)>& visit);
+/// Call `visit` for each message that carries a block, by position: of a stream from head to tail, and the one at
+/// tail that its producer has published but not counted yet; of work those that wait or are leased, unless the lease
+/// has moved its block on already; of a map each block in it. None of a queue that is broken.
+void visit_blocks(const Segment& segment, const std::vector<QueueEntry>& queues,
+                  const std::function<void(const QueueEntry&, const QueuedBlock&)>& visit);
 
 std::string_view to_string(QueueState state) noexcept;
 std::string_view queue_kind_name(std::uint32_t kind) noexcept;
 std::string_view subscriber_policy_name(std::uint32_t policy) noexcept;
+std::string_view queue_policy_name(std::uint32_t policy) noexcept;
 
 }  // namespace sluice::tools

@@ -1,11 +1,12 @@
-// `shm-dump queues`: how full each queue is, and who is at its ends.
-#include "tools/common/format.hpp"
+// `shm-dump queues`: how full each queue is, and who is at its ends; all of one.
 #include "tools/common/table.hpp"
 #include "tools/shm-dump/commands.hpp"
-#include "tools/shm-dump/lane_table.hpp"
-#include "tools/shm-dump/queue_table.hpp"
+#include "tools/shm-dump/queue_detail.hpp"
+#include "tools/shm-dump/queue_ends.hpp"
+#include "tools/shm-dump/queue_json.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -13,33 +14,9 @@ namespace sluice::tools {
 
 namespace {
 
-// "2 of 32 subscribers, up to 5 behind"
-std::string describe_subscribers(const QueueEntry& queue) {
-  auto text = fmt::format("{} of {} subscribers", queue.subscribers.size(), queue.subscribers_max);
-  if (queue.subscribers.empty()) return text;
-  const auto slowest = std::ranges::max_element(queue.subscribers, {}, &SubscriberEntry::lag);
-  return slowest->lag == 0 ? text : fmt::format("{}, up to {} behind", text, slowest->lag);
-}
-
-struct Ends {
-  std::vector<LaneEntry> lanes;
-  std::vector<ProcessEntry> processes;
-
-  std::string describe(std::uint64_t claim) const { return describe_role(lanes, processes, claim); }
-  std::string consumer_of(const QueueEntry& queue) const {
-    if (queue.is_broadcast()) return describe_subscribers(queue);
-    if (!queue.is_map()) return describe(queue.consumer);
-    return queue.told == 0 ? "" : fmt::format("told to queue {}", queue.told - 1);
-  }
-  std::string producer_of(const QueueEntry& queue) const {
-    if (!queue.is_map()) return describe(queue.producer);
-    const auto row = process_claim::Row::get(queue.writer);
-    if (queue.writer == 0) return "-";
-    if (row >= processes.size()) return fmt::format("process row {}, which is none", row);
-    return processes[row].incarnation == process_claim::Incarnation::get(queue.writer)
-               ? process_name(processes[row])
-               : fmt::format("process row {} (an earlier holder of it)", row);
-  }
+struct QueuesOptions {
+  DumpOptions dump;
+  std::string name;  // empty: all
 };
 
 // "3/1024", or nothing where there is no ring yet.
@@ -52,99 +29,101 @@ std::string depth_of(const QueueEntry& queue) {
 
 TableCell state_of(const QueueEntry& queue) {
   if (!queue.broken.empty()) return {fmt::format("broken: {}", queue.broken), Tone::bad};
+  if (queue.work.unreadable != 0)
+    return {fmt::format("{} slots unreadable", queue.work.unreadable), Tone::bad};
+  if (queue.is_full())
+    return {queue.is_work() && queue.depth() < queue.capacity
+                ? fmt::format("full: held at @{}", queue.work.oldest.position)
+                : "full",
+            Tone::bad};
+  if (queue.work.parked != 0) return {fmt::format("{} parked", queue.work.parked), Tone::bad};
   return {queue.closed ? "closed" : std::string(to_string(queue.state))};
 }
 
-void print_text(const std::vector<QueueEntry>& queues, const Ends& ends) {
-  Table table({{"QUEUE", Align::right},
+void print_table(const QueueView& view) {
+  Table table({{"#", Align::right},
                {"NAME"},
                {"KIND"},
                {"DEPTH", Align::right},
-               {"HEAD", Align::right},
-               {"DELIVERED", Align::right},
-               {"TAIL", Align::right},
+               {"HIGH", Align::right},
                {"IN", Align::right},
-               {"REDELIVERED", Align::right},
+               {"OUT", Align::right},
+               {"AGAIN", Align::right},
+               {"LOST", Align::right},
                {"PRODUCER"},
                {"CONSUMER"},
                {"STATE"}});
-  for (const auto& queue : queues)
-    table.add({queue.index, queue.name, std::string(queue_kind_name(queue.kind)), depth_of(queue), queue.head,
-               queue.delivered, queue.tail, format_size(queue.bytes_in), queue.redelivered,
-               ends.producer_of(queue), ends.consumer_of(queue), state_of(queue)});
+  for (const auto& queue : view.queues) {
+    const auto& counters = queue.counters;
+    const auto lost = counters.refused + counters.dropped + counters.dead_lettered;
+    const auto count = [&](std::uint64_t value) { return queue.is_map() ? "" : std::to_string(value); };
+    table.add({queue.index,
+               queue.name,
+               std::string(queue_kind_name(queue.kind)),
+               depth_of(queue),
+               count(queue.high_water()),
+               count(counters.messages_in),
+               count(counters.messages_out),
+               count(counters.redelivered),
+               {count(lost), lost == 0 ? Tone::plain : Tone::bad},
+               view.producer_of(queue),
+               view.consumer_of(queue),
+               state_of(queue)});
+  }
   if (table.empty())
     fmt::print("no queues\n");
   else
     table.print();
 }
 
-Json role_json(std::uint64_t claim, const Ends& ends) {
-  if (claim == 0) return nullptr;
-  return {{"lane", lane_claim::Lane::get(claim)},
-          {"incarnation", lane_claim::Incarnation::get(claim)},
-          {"holder", ends.describe(claim)}};
+bool is_wanted(const QueueEntry& queue, const std::string& name) {
+  return name.empty() || queue.name == name;
 }
 
-// Null for a queue that has none by its kind.
-Json subscribers_json(const QueueEntry& queue, const Ends& ends) {
-  if (!queue.is_broadcast()) return nullptr;
-  auto rows = Json::array();
-  for (const auto& subscriber : queue.subscribers) {
-    auto row = role_json(subscriber.claim, ends);
-    row["policy"] = subscriber_policy_name(subscriber.policy);
-    row["position"] = subscriber.is_joining ? Json(nullptr) : Json(subscriber.position);
-    row["lag"] = subscriber.lag;
-    row["lost"] = subscriber.lost;
-    row["received"] = subscriber.received;
-    row["disconnected"] = subscriber.is_disconnected;
-    rows.push_back(std::move(row));
-  }
-  return rows;
+// One line: which name was asked for, and which there are.
+ExitCode report_missing(const QueuesOptions& options, const std::vector<QueueEntry>& queues) {
+  constexpr std::size_t names_listed = 10;
+  std::vector<std::string> names;
+  for (const auto& queue : queues)
+    if (!queue.name.empty() && names.size() <= names_listed) names.push_back(queue.name);
+  if (names.size() > names_listed) names.back() = "…";
+  print_error(fmt::format(
+      "{}: no queue is called '{}', expected {}", options.dump.path, options.name,
+      names.empty() ? "none: there are no queues" : fmt::format("one of {}", fmt::join(names, ", "))));
+  return ExitCode::not_found;
 }
 
-Json to_json(const QueueEntry& queue, const Ends& ends) {
-  return {{"index", queue.index},
-          {"era", queue.era},
-          {"name", queue.name},
-          {"kind", queue_kind_name(queue.kind)},
-          {"state", to_string(queue.state)},
-          {"broken", queue.broken.empty() ? Json(nullptr) : Json(queue.broken)},
-          {"closed", queue.closed},
-          {"capacity", queue.capacity},
-          {"depth", queue.depth()},
-          {"head", queue.head},
-          {"delivered", queue.delivered},
-          {"tail", queue.tail},
-          {"bytes_in", queue.bytes_in},
-          {"redelivered", queue.redelivered},
-          {"first_unit", queue.first_unit},
-          {"units", queue.unit_count},
-          {"producer", role_json(queue.producer, ends)},
-          {"consumer", role_json(queue.consumer, ends)},
-          {"subscribers", subscribers_json(queue, ends)},
-          {"writer", queue.writer == 0 ? Json(nullptr) : Json(ends.producer_of(queue))},
-          {"told_to", queue.told == 0 ? Json(nullptr) : Json(queue.told - 1)}};
+void print_document(const Segment& segment, const QueueView& view, const QueuesOptions& options) {
+  auto document = dump_document(segment, "queues");
+  document["rows"] = segment.header().queue_count;
+  auto& rows = document["queues"] = Json::array();
+  for (const auto& queue : view.queues)
+    if (is_wanted(queue, options.name)) rows.push_back(queue_json(queue, view));
+  print_json(document);
+}
+
+ExitCode show_queues(const Segment& segment, const QueuesOptions& options) {
+  const auto view = QueueView::read(segment);
+  const auto found = std::ranges::find_if(
+      view.queues, [&](const QueueEntry& queue) { return is_wanted(queue, options.name); });
+  if (!options.name.empty() && found == view.queues.end()) return report_missing(options, view.queues);
+  if (options.dump.json)
+    print_document(segment, view, options);
+  else if (!options.name.empty())
+    print_queue_detail(segment, *found, view);
+  else
+    print_table(view);
+  return ExitCode::ok;
 }
 
 }  // namespace
 
 void add_queues_command(CLI::App& app) {
   auto* command = app.add_subcommand("queues", "How full each queue is, who is at its ends");
-  auto options = std::make_shared<DumpOptions>();
-  on_dump(*command, options, [options](const Segment& segment) {
-    const auto queues = read_queue_table(segment);
-    const Ends ends{read_lane_table(segment), read_process_table(segment)};
-    if (options->json) {
-      auto document = dump_document(segment, "queues");
-      document["rows"] = segment.header().queue_count;
-      auto& rows = document["queues"] = Json::array();
-      for (const auto& queue : queues) rows.push_back(to_json(queue, ends));
-      print_json(document);
-    } else {
-      print_text(queues, ends);
-    }
-    return ExitCode::ok;
-  });
+  auto options = std::make_shared<QueuesOptions>();
+  const std::shared_ptr<DumpOptions> dump(options, &options->dump);
+  on_dump(*command, dump, [options](const Segment& segment) { return show_queues(segment, *options); });
+  command->add_option("NAME", options->name, "All of one queue");
 }
 
 }  // namespace sluice::tools

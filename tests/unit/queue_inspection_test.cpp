@@ -1,0 +1,365 @@
+// Queues as shm-dump reads them: what is in a work queue and whose it is, counters, sizing, hostile rows.
+#include "ipc/stream.hpp"
+#include "tests/support/child.hpp"
+#include "tests/support/crash.hpp"
+#include "tests/unit/work_rig.hpp"
+#include "tools/shm-dump/block_holders.hpp"
+#include "tools/shm-dump/holders.hpp"
+#include "tools/shm-dump/queue_ends.hpp"
+#include "tools/shm-dump/queue_json.hpp"
+#include "tools/shm-dump/queue_sizing.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <csignal>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace sluice::test {
+
+using namespace sluice::tools;
+
+namespace {
+
+// A work queue "w" with a dead letter queue "dead" of two messages; two lanes at "w".
+struct LimitedRig : Rig {
+  LimitedRig()
+      : other(another_lane()),
+        dead(must(create_work_queue(*lane, "dead", {.capacity = 2}))),
+        id(must(create_work_queue(*lane, "w", {.capacity = 8, .deliveries_max = 2, .dead_letter = "dead"}))),
+        queue(must(WorkQueue::open(*lane, id))),
+        peer(must(WorkQueue::open(*other, id))) {}
+
+  Handle push(std::uint64_t number, std::uint32_t bytes = 100) {
+    const auto block = must(heap().allocate(bytes));
+    REQUIRE(queue.push(work_message(number, bytes), block) == Status::ok);
+    return block.handle;
+  }
+  QueueEntry entry(QueueId of) const {
+    const auto queues = read_queue_table(segment());
+    return *std::ranges::find(queues, of.index, &QueueEntry::index);
+  }
+  QueueEntry entry() const { return entry(id); }
+  Json json() const { return queue_json(entry(), QueueView::read(segment())); }
+
+  std::unique_ptr<Lane> other;
+  QueueId dead;
+  QueueId id;
+  WorkQueue queue;
+  WorkQueue peer;
+};
+
+std::vector<std::uint64_t> positions_of(const std::vector<WorkSlot>& slots) {
+  std::vector<std::uint64_t> positions;
+  for (const auto& slot : slots) positions.push_back(slot.position);
+  return positions;
+}
+
+QueueEntry counted(QueueKind kind, std::uint32_t capacity, std::uint64_t in, std::uint64_t high_water) {
+  QueueEntry queue;
+  queue.state = QueueState::ready;
+  queue.kind = static_cast<std::uint32_t>(kind);
+  queue.capacity = capacity;
+  queue.tail = queue.head = queue.counters.messages_in = in;
+  queue.counters.high_water = high_water;
+  return queue;
+}
+
+struct SharedHandle {
+  std::atomic<std::uint64_t> handle{0};
+};
+
+}  // namespace
+
+TEST_CASE("queues: of a work queue it is told what waits, what is leased by whom, what was delivered before",
+          "[tools]") {
+  LimitedRig rig;
+  for (std::uint64_t i = 0; i < 6; ++i) rig.push(i);
+  const auto first = must(rig.queue.take());
+  const auto second = must(rig.peer.take());
+  const auto third = must(rig.peer.take());
+  REQUIRE(rig.queue.acknowledge(first) == Status::ok);
+  REQUIRE(rig.peer.reject(second) == Status::ok);
+
+  const auto queue = rig.entry();
+  CHECK(queue.broken.empty());
+  CHECK(queue.depth() == 5);
+  CHECK(queue.work.waiting == 4);
+  CHECK(queue.work.leased == 1);
+  CHECK(queue.work.writing == 0);
+  CHECK(queue.work.parked == 0);
+  CHECK(queue.work.unreadable == 0);
+  CHECK(queue.work.span == 5);
+  CHECK(queue.work.oldest_waiting.position == 1);
+  REQUIRE(queue.work.leases.size() == 1);
+  CHECK(queue.work.leases[0].lane == rig.other->id());
+  CHECK(queue.work.leases[0].oldest.position == third.position);
+  CHECK(positions_of(queue.work.redelivered) == std::vector<std::uint64_t>{1});
+  CHECK(queue.work.redelivered[0].deliveries == 1);
+
+  const auto document = rig.json();
+  CHECK(document["kind"] == "work");
+  CHECK(document["policy"] == "block");
+  CHECK(document["work"]["dead_letter"]["name"] == "dead");
+  CHECK(document["work"]["deliveries_max"] == 2);
+  CHECK(document["work"]["leases"][0]["holder"].get<std::string>().find("pid ") != std::string::npos);
+  const auto view = QueueView::read(rig.segment());
+  CHECK(view.consumer_of(*view.queue(rig.id.index)).starts_with("1 leased by "));
+  REQUIRE(rig.peer.acknowledge(third) == Status::ok);
+}
+
+TEST_CASE(
+    "queues: a message over its limit is parked while the dead letter queue is full, and moves there after",
+    "[tools]") {
+  LimitedRig rig;
+  auto dead = must(WorkQueue::open(*rig.lane, rig.dead));
+  for (std::uint64_t i = 0; i < 2; ++i) REQUIRE(dead.push(work_message(i)) == Status::ok);
+  rig.push(7);
+  for (int i = 0; i < 2; ++i) REQUIRE(rig.queue.reject(must(rig.queue.take())) == Status::ok);
+  CHECK(rig.queue.take().error() == Status::empty);
+  CHECK(rig.entry().work.parked == 1);
+  CHECK(rig.entry().work.waiting == 1);
+  CHECK(rig.entry().counters.dead_lettered == 0);
+  CHECK(rig.entry().counters.redelivered == 1);
+  REQUIRE(dead.acknowledge(must(dead.take())) == Status::ok);
+  CHECK(rig.queue.take().error() == Status::empty);
+  CHECK(rig.entry().depth() == 0);
+  CHECK(rig.entry().counters.dead_lettered == 1);
+  CHECK(rig.entry(rig.dead).depth() == 2);
+}
+
+TEST_CASE("queues: a work queue that is full for one lease says which", "[tools]") {
+  LimitedRig rig;
+  for (std::uint64_t i = 0; i < 2; ++i) rig.push(i);
+  const auto kept = must(rig.peer.take());
+  for (std::uint64_t i = 2; i < 8; ++i) {
+    REQUIRE(rig.queue.acknowledge(must(rig.queue.take())) == Status::ok);
+    CHECK_FALSE(rig.entry().is_full());
+    CHECK(rig.json()["work"]["held_up_by"].is_null());
+    rig.push(i);
+  }
+  REQUIRE(rig.queue.push(work_message(8)) == Status::full);
+  CHECK(rig.entry().depth() == 2);
+  CHECK(rig.entry().is_full());
+  const auto document = rig.json();
+  CHECK(document["full"] == true);
+  CHECK(document["work"]["held_up_by"].get<std::string>().starts_with(
+      "@0 is leased by lane " + std::to_string(rig.other->id()) + " (pid "));
+  CHECK(document["sizing"]["capacity"].is_null());
+  REQUIRE(rig.peer.acknowledge(kept) == Status::ok);
+  CHECK_FALSE(rig.entry().is_full());
+  REQUIRE(rig.queue.push(work_message(8)) == Status::ok);
+}
+
+TEST_CASE("queues: a work queue that has gone round tells positions, also beyond the 40 bits of a stamp",
+          "[tools]") {
+  LimitedRig rig;
+  const auto start = GENERATE(std::uint64_t{13}, (std::uint64_t{1} << 40) - 3, (std::uint64_t{5} << 40) + 2);
+  auto& row = queue_row(rig.segment(), rig.id.index);
+  auto* ring = sound_work_ring(rig.segment(), row)->slots;
+  for (std::uint64_t position = start; position < start + 8; ++position)
+    ring[position % 8].stamp = work_word::make(WorkState::empty, (position & ~7ULL) & work_word::Base::max);
+  row.head = row.tail = start;
+  rig.queue = must(WorkQueue::open(*rig.lane, rig.id));
+  for (std::uint64_t i = 0; i < 5; ++i) rig.push(i);
+  const auto lease = must(rig.queue.take());
+  std::vector<std::uint64_t> found;
+  CHECK(visit_work_slots(rig.segment(), rig.entry(),
+                         [&](const WorkSlot& slot) { found.push_back(slot.position); }) == 0);
+  CHECK(found == std::vector{start, start + 1, start + 2, start + 3, start + 4});
+  REQUIRE(rig.queue.acknowledge(lease) == Status::ok);
+}
+
+TEST_CASE("holders: a work queue's blocks are found, and a lease says whose it is", "[tools]") {
+  LimitedRig rig;
+  const auto leased = rig.push(1);
+  const auto waiting = rig.push(2);
+  const auto lease = must(rig.peer.take());
+  const auto queues = read_queue_table(rig.segment());
+  const auto index = HolderIndex::read(rig.segment(), queues);
+  REQUIRE(index.of(leased).size() == 1);
+  CHECK(describe_holder(index.of(leased)[0], queues) ==
+        "queue w @0 (leased by lane " + std::to_string(rig.other->id()) + ")");
+  REQUIRE(index.of(waiting).size() == 1);
+  CHECK(describe_holder(index.of(waiting)[0], queues) == "queue w @1");
+  auto holders = read_block_holders(rig.segment(), {.handle = leased.value}, false);
+  CHECK(holders.agreement == Agreement::exact);
+  REQUIRE(holders.references.size() == 1);
+  CHECK(holders.references[0].leased_by == rig.other->id());
+  CHECK(holders.references[0].deliveries == 0);
+  REQUIRE(rig.peer.reject(lease) == Status::ok);
+  holders = read_block_holders(rig.segment(), {.handle = leased.value}, false);
+  REQUIRE(holders.references.size() == 1);
+  CHECK(holders.references[0].leased_by == 0);
+  CHECK(holders.references[0].deliveries == 1);
+  CHECK(holders.references[0].delivered);
+}
+
+TEST_CASE("holders: at every death in a work queue the references found are the count", "[tools]") {
+  const auto points = crash_points("work.");
+  REQUIRE(points.size() > 10);
+  const auto point = GENERATE_COPY(from_range(std::vector<std::string_view>(points.begin(), points.end())));
+  CAPTURE(point);
+  const TempSegment file;
+  SharedWithChildren<SharedHandle> shared;
+  Child victim([&](ChildLink& link) {
+    auto session = must(Session::open(file.path(), "victim"));
+    const auto lane = must(session.claim_lane());
+    auto from = must(WorkQueue::open(*lane, must(create_work_queue(*lane, "from", {.capacity = 8}))));
+    auto to = must(WorkQueue::open(*lane, must(create_work_queue(*lane, "to", {.capacity = 8}))));
+    const auto block = must(lane->heap().allocate(1000));
+    const auto second = must(lane->heap().clone(block));
+    shared->handle = block.handle.value;
+    link.ready();
+    kill_self_at(point);
+    must(from.push(Message{}, second));
+    must(from.reject(must(from.take())));
+    must(from.forward(must(from.take()), to, Message{}));
+    must(lane->heap().release(must(to.keep(must(to.take())))));
+    from.close();
+  });
+  REQUIRE(victim.wait_ready());
+  const auto end = victim.wait();
+  REQUIRE(end.signal ==
+          (point == "work.push.withdrawn" ? 0 : SIGKILL));  // that one takes a race with a close
+  if (end.signal == 0) return;
+  const auto segment = must(Segment::attach_read_only(file.path()));
+  const auto holders = read_block_holders(segment, {.handle = shared->handle}, false);
+  CHECK(holders.facts.count == 2);
+  CHECK(holders.counted() == 2);
+  CHECK(holders.agreement == Agreement::exact);
+  CHECK(std::ranges::none_of(holders.references, [](const BlockReference& reference) {
+    return reference.kind == ReferenceKind::invalid;
+  }));
+}
+
+TEST_CASE("queues: counters are what was done", "[tools]") {
+  Rig rig;
+  const auto work = must(create_work_queue(*rig.lane, "work", {.capacity = 4, .policy = QueuePolicy::fail}));
+  const auto drop =
+      must(create_work_queue(*rig.lane, "drop", {.capacity = 4, .policy = QueuePolicy::drop_oldest}));
+  const auto stream = must(create_stream(*rig.lane, "stream", 8));
+  auto queue = must(WorkQueue::open(*rig.lane, work));
+  for (std::uint64_t i = 0; i < 4; ++i) REQUIRE(queue.push(work_message(i, 10)) == Status::ok);
+  CHECK(queue.push(work_message(9)) == Status::full);
+  CHECK(queue.push(work_message(9)) == Status::full);
+  REQUIRE(queue.reject(must(queue.take())) == Status::ok);
+  for (int i = 0; i < 3; ++i) REQUIRE(queue.acknowledge(must(queue.take())) == Status::ok);
+  auto dropping = must(WorkQueue::open(*rig.lane, drop));
+  for (std::uint64_t i = 0; i < 7; ++i) REQUIRE(dropping.push(work_message(i)) == Status::ok);
+  auto producer = must(StreamProducer::claim(*rig.lane, stream));
+  auto consumer = must(StreamConsumer::claim(*rig.lane, stream));
+  for (std::uint64_t i = 0; i < 5; ++i) must(producer.push(work_message(i, 20)));
+  for (int i = 0; i < 2; ++i) must(consumer.acknowledge());
+
+  const auto queues = read_queue_table(rig.segment());
+  REQUIRE(queues.size() == 3);
+  const auto& counters = queues[0].counters;
+  CHECK(counters.messages_in == 4);
+  CHECK(counters.messages_out == 3);
+  CHECK(counters.bytes_in == 40);
+  CHECK(counters.refused == 2);
+  CHECK(counters.redelivered == 1);
+  CHECK(queues[0].high_water() == 4);
+  CHECK(queues[1].counters.dropped == 3);
+  CHECK(queues[1].counters.messages_in == 7);
+  CHECK(queues[1].counters.messages_out == 3);
+  CHECK(queues[1].depth() == 4);
+  CHECK(queues[2].counters.messages_in == 5);
+  CHECK(queues[2].counters.messages_out == 2);
+  CHECK(queues[2].counters.bytes_in == 100);
+  CHECK(queues[2].high_water() >= 3);
+  // A consumer tells the bytes once it finds nothing more.
+  REQUIRE(queue.acknowledge(must(queue.take())) == Status::ok);
+  CHECK(queue.take().error() == Status::empty);
+  CHECK(read_queue_table(rig.segment())[0].counters.bytes_out == 40);
+}
+
+TEST_CASE("queues: advice for the capacity follows from the high water, and only from enough messages",
+          "[tools]") {
+  const auto expect = [](const QueueEntry& queue, std::uint64_t capacity, std::string_view words) {
+    const auto sizing = sizing_of(queue);
+    CAPTURE(sizing.advice, words);
+    CHECK(sizing.capacity == capacity);
+    CHECK(sizing.advice.find(words) != std::string::npos);
+  };
+  expect(counted(QueueKind::stream, 1024, 5000, 3), 16, "high water 3 of 1024: capacity could be 16");
+  expect(counted(QueueKind::stream, 1024, 5000, 100), 256, "could be 256");
+  expect(counted(QueueKind::stream, 1024, 5000, 400), 0, "it fits");
+  expect(counted(QueueKind::stream, 1024, 1000, 3), 0, "too few to say");
+  expect(counted(QueueKind::stream, 1024, 5000, 0), 0, "nobody counted");
+  expect(counted(QueueKind::stream, 16, 5000, 3), 0, "it fits");
+  // Between two looks at the depth 63 more may have come.
+  expect(counted(QueueKind::work, 1024, 5000, 3), 256, "could be 256");
+  auto held = counted(QueueKind::work, 1024, 5000, 3);
+  held.work.span = 600;  // somebody keeps an old message
+  expect(held, 0, "it fits");
+  auto full = counted(QueueKind::work, 64, 5000, 64);
+  full.counters.push_waits = 12;
+  full.counters.refused = 5;
+  expect(full, 128, "was full 17 times (12 waits, 5 refused, 0 dropped): larger, 128 or more");
+  expect(counted(QueueKind::stream, 64, 5000, 64), 128, "was full: larger");
+  expect(counted(QueueKind::stream, queue_capacity_max, 1U << 22, queue_capacity_max), 0, "no larger");
+  expect(counted(QueueKind::stream, 64, 5000, 65), 0, "cannot be");
+  CHECK(sizing_of(counted(QueueKind::extents, 64, 5000, 3)).advice.empty());
+}
+
+TEST_CASE("queues: a work queue's row and stamps that cannot be are told, and nothing is read by them",
+          "[tools]") {
+  LimitedRig rig;
+  const auto handle = rig.push(1);
+  for (std::uint64_t i = 2; i < 8; ++i) rig.push(i);
+  auto& row = queue_row(rig.segment(), rig.id.index);
+  const auto sound = row;
+  const auto expect_broken = [&](std::string_view words) {
+    const auto queue = rig.entry();
+    CAPTURE(words, queue.broken);
+    CHECK(queue.broken.find(words) != std::string::npos);
+    CHECK(queue.work.in_use() == 0);
+    CHECK(read_block_holders(rig.segment(), {.handle = handle.value}, false).references.empty());
+    CHECK_FALSE(rig.json().dump().empty());
+    row = sound;
+  };
+  row.capacity = 7;
+  expect_broken("capacity 7 is not a power of two");
+  row.capacity = 1U << 20;
+  expect_broken("do not fit");
+  row.first_unit = 0xfffffff0;
+  expect_broken("its storage ends at unit");
+  row.message_bytes = 8;
+  expect_broken("messages of 8 bytes");
+  row.kind = 99;
+  expect_broken("kind 99 is unknown");
+
+  auto* ring = sound_work_ring(rig.segment(), row)->slots;
+  const auto stamp = ring[0].stamp;
+  const auto expect_unreadable = [&](std::uint64_t word) {
+    ring[0].stamp = word;
+    CHECK(rig.entry().work.unreadable == 1);
+    CHECK(rig.entry().work.waiting == 6);
+    CHECK(read_block_holders(rig.segment(), {.handle = handle.value}, false).references.empty());
+    ring[0].stamp = stamp;
+  };
+  expect_unreadable(~std::uint64_t{0});
+  expect_unreadable(work_word::State::set(stamp, 5));
+  expect_unreadable(work_word::make(WorkState::full, 3));
+  expect_unreadable(work_word::make(WorkState::full, 4096));
+  // A lease of a lane that is none, and positions that lead nowhere.
+  ring[0].stamp = work_word::make(WorkState::leased, 0, 4095);
+  CHECK(rig.entry().work.leases.at(0).lane == 4095);
+  CHECK(rig.json()["work"]["leases"][0]["holder"] == "lane 4095 (no such lane)");
+  ring[0].stamp = stamp;
+  row.tail = 0;
+  row.head = ~std::uint64_t{0};
+  CHECK(rig.entry().counters.messages_out == 0);
+  row = sound;
+  row.dead_letter = 1000;
+  CHECK(rig.json()["work"]["dead_letter"]["name"] == "queue 999 (no such queue)");
+  row = sound;
+  CHECK(rig.entry().work.waiting == 7);
+}
+
+}  // namespace sluice::test
