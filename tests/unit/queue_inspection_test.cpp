@@ -1,4 +1,4 @@
-// Queues as shm-dump reads them: what is in a work queue and whose it is, counters, sizing, hostile rows.
+// Queues as shm-dump reads them: what is in a work queue and whose it is, counters, rates, sizing, hostile rows.
 #include "ipc/stream.hpp"
 #include "tests/support/child.hpp"
 #include "tests/support/crash.hpp"
@@ -7,6 +7,7 @@
 #include "tools/shm-dump/holders.hpp"
 #include "tools/shm-dump/queue_ends.hpp"
 #include "tools/shm-dump/queue_json.hpp"
+#include "tools/shm-dump/queue_rates.hpp"
 #include "tools/shm-dump/queue_sizing.hpp"
 
 #include <catch2/catch.hpp>
@@ -276,6 +277,25 @@ TEST_CASE("queues: counters are what was done", "[tools]") {
   REQUIRE(queue.acknowledge(must(queue.take())) == Status::ok);
   CHECK(queue.take().error() == Status::empty);
   CHECK(read_queue_table(rig.segment())[0].counters.bytes_out == 40);
+}
+
+TEST_CASE("queues: rates are what became of the counters, and never below nothing", "[tools]") {
+  auto before = counted(QueueKind::stream, 64, 1000, 8);
+  auto after = counted(QueueKind::stream, 64, 1500, 9);
+  before.counters.bytes_in = 5000;
+  after.counters.bytes_in = 105'000;
+  before.counters.push_waits = 4;
+  after.counters.push_waits = 3;  // as only a damaged counter does
+  auto changes = compare_looks({before}, {after}, 0.5);
+  REQUIRE(changes.size() == 1);
+  CHECK(changes[0].per_second(&QueueCounters::messages_in) == Approx(1000));
+  CHECK(changes[0].per_second(&QueueCounters::bytes_in) == Approx(200'000));
+  CHECK(changes[0].grown.push_waits == 0);
+  CHECK(changes[0].grown.high_water == 9);
+  after.era = 1;  // another queue in the same row
+  CHECK(compare_looks({before}, {after}, 1)[0].grown.messages_in == 1500);
+  CHECK(compare_looks({}, {after}, 1)[0].grown.messages_in == 1500);
+  CHECK(compare_looks({before}, {after}, 0)[0].per_second(&QueueCounters::messages_in) == 0);
 }
 
 TEST_CASE("queues: advice for the capacity follows from the high water, and only from enough messages",

@@ -16,5 +16,7 @@ Json json_document(std::string_view schema);
 
 /// One line per call, unless `out` is a terminal: then indented.
 void print_json(const Json& document, std::FILE* out = stdout);
+/// One line always: for documents that follow each other.
+void print_json_line(const Json& document, std::FILE* out = stdout);
 
 }  // namespace sluice::tools

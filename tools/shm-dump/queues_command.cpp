@@ -1,9 +1,12 @@
-// `shm-dump queues`: how full each queue is, and who is at its ends; all of one.
+// `shm-dump queues`: how full each queue is, and who is at its ends; all of one; how fast they go.
+#include "tools/common/format.hpp"
 #include "tools/common/table.hpp"
 #include "tools/shm-dump/commands.hpp"
 #include "tools/shm-dump/queue_detail.hpp"
 #include "tools/shm-dump/queue_ends.hpp"
 #include "tools/shm-dump/queue_json.hpp"
+#include "tools/shm-dump/queue_watch.hpp"
+#include "tools/shm-dump/watch.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -16,6 +19,7 @@ namespace {
 
 struct QueuesOptions {
   DumpOptions dump;
+  WatchOptions watch;
   std::string name;  // empty: all
 };
 
@@ -102,11 +106,41 @@ void print_document(const Segment& segment, const QueueView& view, const QueuesO
   print_json(document);
 }
 
+std::vector<QueueEntry> wanted_queues(const Segment& segment, const std::string& name) {
+  auto queues = read_queue_table(segment);
+  std::erase_if(queues, [&](const QueueEntry& queue) { return !is_wanted(queue, name); });
+  return queues;
+}
+
+ExitCode watch_queues(const Segment& segment, const QueuesOptions& options) {
+  auto before = wanted_queues(segment, options.name);
+  const bool json = options.dump.json;
+  return watch(options.watch, json, [&](std::uint64_t number, double seconds) {
+    auto now = wanted_queues(segment, options.name);
+    const auto changes = compare_looks(before, now, seconds);
+    if (json) {
+      auto document = dump_document(segment, "queues-watch");
+      document["round"] = number;
+      document["seconds"] = seconds;
+      document["queues"] = changes_json(changes);
+      print_json_line(document);
+    } else {
+      const auto time = static_cast<std::uint64_t>(
+          std::chrono::nanoseconds(std::chrono::system_clock::now().time_since_epoch()).count());
+      fmt::print("{}  {}, the last {:.3g} s\n", escape_controls(segment.path()), format_local_time(time),
+                 seconds);
+      print_changes(changes);
+    }
+    before = std::move(now);
+  });
+}
+
 ExitCode show_queues(const Segment& segment, const QueuesOptions& options) {
   const auto view = QueueView::read(segment);
   const auto found = std::ranges::find_if(
       view.queues, [&](const QueueEntry& queue) { return is_wanted(queue, options.name); });
   if (!options.name.empty() && found == view.queues.end()) return report_missing(options, view.queues);
+  if (options.watch.is_on()) return watch_queues(segment, options);
   if (options.dump.json)
     print_document(segment, view, options);
   else if (!options.name.empty())
@@ -119,11 +153,13 @@ ExitCode show_queues(const Segment& segment, const QueuesOptions& options) {
 }  // namespace
 
 void add_queues_command(CLI::App& app) {
-  auto* command = app.add_subcommand("queues", "How full each queue is, who is at its ends");
+  auto* command =
+      app.add_subcommand("queues", "How full each queue is, who is at its ends, how fast it goes");
   auto options = std::make_shared<QueuesOptions>();
   const std::shared_ptr<DumpOptions> dump(options, &options->dump);
   on_dump(*command, dump, [options](const Segment& segment) { return show_queues(segment, *options); });
   command->add_option("NAME", options->name, "All of one queue");
+  add_watch_options(*command, std::shared_ptr<WatchOptions>(options, &options->watch));
 }
 
 }  // namespace sluice::tools
