@@ -146,6 +146,25 @@ expect 0 "$bin/shm-dump" lanes "$live" --json
 expect 0 "$bin/shm-dump" queues "$live" --json
 [[ "$(query '[bool(q["producer"] and q["consumer"] and not q["broken"]) for q in d["queues"]]')" == "[True, True]" ]] ||
   flunk "two queues with both ends, but: $(cat "$work/out")"
+expect 0 "$bin/shm-dump" queues "$live"
+[[ "$(wc -L <"$work/out")" -le 120 ]] || flunk "queues: a line of $(wc -L <"$work/out") columns"
+# What was sent is what went in, once it has arrived.
+for _ in $(seq 100); do
+  expect 0 "$bin/shm-dump" queues "$live" --json
+  [[ "$(query 'sum(q["counters"]["bytes_in"] for q in d["queues"])')" != 1000000 ]] || break
+  sleep 0.1
+done
+[[ "$(query '[sum(q["counters"]["bytes_in"] for q in d["queues"]), all(q["counters"]["messages_in"] == q["tail"] for q in d["queues"])]')" == \
+  "[1000000, True]" ]] || flunk "a million bytes were sent, but: $(cat "$work/out")"
+queue="$(query 'd["queues"][0]["name"]')"
+expect 0 "$bin/shm-dump" queues "$live" "$queue"
+says "^queue  *0: $queue"
+says "^sizing "
+expect 0 "$bin/shm-dump" queues "$live" "$queue" --json
+[[ "$(query '[q["name"] for q in d["queues"]], sorted(d["queues"][0]["sizing"])')" == "(['$queue'], ['advice', 'capacity'])" ]] ||
+  flunk "one queue: $(cat "$work/out")"
+refused 3 "$bin/shm-dump" queues "$live" nosuch
+says "no queue is called 'nosuch', expected one of $queue, "
 expect 0 "$bin/shm-dump" check "$live" --json
 [[ "$(query 'd["sound"], d["live"], d["violations"]')" == "(True, True, [])" ]] || flunk "check: $(cat "$work/out")"
 expect 0 "$bin/shm-dump" blocks "$live" --json
@@ -158,6 +177,71 @@ expect 0 "$bin/shm-dump" holders "$live" "$handle" --json
 refused 7 "$bin/sluice" segment remove "$live"
 says "pid $pipeline"
 [[ -e "$live" ]] || flunk "a segment in use was removed"
+
+echo "== watched"
+expect 0 "$bin/shm-dump" queues "$live" --watch 0.1 --count 3
+[[ "$(grep -c "^$live  " "$work/out")" == 3 && "$(grep -c "^$queue " "$work/out")" == 3 ]] || flunk "three rounds: $(cat "$work/out")"
+! grep -q $'\x1b' "$work/out" || flunk "a file was redrawn"
+[[ "$(wc -L <"$work/out")" -le 120 ]] || flunk "--watch: a line of $(wc -L <"$work/out") columns"
+expect 0 "$bin/shm-dump" queues "$live" "$queue" --watch 100ms --count 2 --json
+python3 - "$work/out" "$queue" <<'PYTHON' || flunk "--watch --json: $(cat "$work/out")"
+import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
+assert [line["round"] for line in lines] == [1, 2], lines
+for line in lines:
+    assert list(line)[0] == "schema" and line["schema"] == "sluice.shm-dump.queues-watch/1", line
+    assert [q["name"] for q in line["queues"]] == [sys.argv[2]] and 0.1 <= line["seconds"] < 30, line
+PYTHON
+# What is sent meanwhile is seen, in one round or another.
+"$bin/shm-dump" queues "$live" --watch 0.2 --count 15 --json >"$work/out" &
+watcher=$!
+for _ in $(seq 100); do
+  [[ ! -s "$work/out" ]] || break
+  sleep 0.1
+done
+head -c 500000 /dev/zero >&3
+wait "$watcher" || flunk "--watch --count 15: exit code $?"
+python3 - "$work/out" <<'PYTHON' || flunk "half a million bytes went in, but: $(cat "$work/out")"
+import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
+assert round(sum(q["bytes_in_per_s"] * line["seconds"] for line in lines for q in line["queues"])) == 500000
+PYTHON
+for signal in INT TERM; do
+  # A job in the background ignores SIGINT: env gives it back.
+  env --default-signal=INT "$bin/shm-dump" queues "$live" --watch 0.1 >"$work/out" &
+  watcher=$!
+  for _ in $(seq 100); do
+    [[ ! -s "$work/out" ]] || break
+    sleep 0.1
+  done
+  kill "-$signal" "$watcher"
+  code=0
+  wait "$watcher" || code=$?
+  [[ "$code" == 0 ]] || flunk "--watch, ended by SIG$signal: exit code $code"
+done
+python3 - "$bin/shm-dump" "$live" >"$work/out" <<'PYTHON' || flunk "--watch on a terminal does not redraw: $(cat "$work/out")"
+import os, pty, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.environ["TERM"] = "xterm"
+    os.execv(sys.argv[1], [sys.argv[1], "queues", sys.argv[2], "--watch", "0.1", "--count", "2"])
+seen = b""
+while True:
+    try:
+        chunk = os.read(terminal, 4096)
+    except OSError:  # the other end is closed
+        break
+    if not chunk:
+        break
+    seen += chunk
+print(seen)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert seen.startswith(b"\x1b[H\x1b[2J") and seen.count(b"\x1b[2J") == 2
+PYTHON
+for interval in 0 -1 never 25h; do refused 2 "$bin/shm-dump" queues "$live" "--watch=$interval"; done
+refused 2 "$bin/shm-dump" queues "$live" --count 2
+refused 2 "$bin/shm-dump" queues "$live" --watch --count 0
+refused 3 "$bin/shm-dump" queues "$live" nosuch --watch
 
 echo "== copied while live"
 cp --sparse=always "$live" "$work/copy"
@@ -232,6 +316,12 @@ damaged_run() {
     esac
   done
   documents_are_sound "$work/bytes" || flunk "after '$1': not a document"
+  for command in "$queue" "$queue --watch 0.01 --count 2"; do
+    code=0
+    # shellcheck disable=SC2086  # words
+    timeout 60 "$bin/shm-dump" queues "$work/bytes" $command >"$work/out" 2>"$work/err" || code=$?
+    [[ "$code" =~ ^[0345]$ ]] || flunk "shm-dump queues $command after '$1': exit code $code: $(cat "$work/err")"
+  done
   code=0
   timeout 60 "$bin/shm-dump" holders "$work/bytes" "$unit:$slot" >"$work/out" 2>"$work/err" || code=$?
   [[ "$code" =~ ^[0345]$ ]] || flunk "shm-dump holders after '$1': exit code $code: $(cat "$work/err")"
@@ -251,6 +341,9 @@ for damage in \
   "[put(at($processes) + 256 * i + 8 * j, -1) for i in range(8) for j in range(32)]" \
   "[put(at($queues) + 1024 * i + 8 * j, -1) for i in range(8) for j in range(128)]" \
   "[put(at($queues) + 384, 1 << 63), put(at($queues) + 256, (1 << 63) - 1)]" \
+  "put(at($queues) + 8, 2, 4)" \
+  "[put(at($queues) + 1024 * i + 8, 2, 4) or put(at($queues) + 1024 * i + 256, -1) for i in range(8)]" \
+  "put(at($queues) + 8, 2, 4), put(at($queues) + 604, 0xffffffff), put(at($queues) + 592, -1)" \
   "put(at($queues) + 12, 0, 4)" \
   "put(at($queues) + 12, 1 << 20, 4)" \
   "put(at($queues) + 20, 0xfffffff0, 4)" \
