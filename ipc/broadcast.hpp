@@ -108,7 +108,7 @@ struct Start {
 
 struct SubscriberOptions {
   SubscriberPolicy policy = SubscriberPolicy::block;
-  Start start;
+  Start start = {};  // NOLINT(readability-redundant-member-init): gcc asks for it
 };
 
 /// A message and a reference to its block that is the subscriber's own; null if it has no block.

@@ -24,17 +24,17 @@ enum class MessageKind : std::uint16_t {
 };
 
 struct alignas(64) Message {
-  std::uint64_t handle;      // of the block; 0: none
-  std::uint32_t offset;      // of the bytes, from the block's start
-  std::uint32_t length;      // of the bytes
-  std::uint64_t flow;        // ordered stream of bytes that this belongs to, e.g. a connection's number
-  std::uint64_t position;    // of the first byte, in the flow
-  std::uint64_t receive_ns;  // CLOCK_MONOTONIC when the bytes were received
-  MessageKind kind;
-  std::uint16_t flags;
-  std::uint32_t detail;  // abort: the errno
-  std::uint64_t reserved;
-  std::uint64_t stamp;  // the slot's, not the message's: position + 1 once it is published.  W: producer
+  std::uint64_t handle = 0;      // of the block; 0: none
+  std::uint32_t offset = 0;      // of the bytes, from the block's start
+  std::uint32_t length = 0;      // of the bytes
+  std::uint64_t flow = 0;        // ordered stream of bytes that this belongs to, e.g. a connection's number
+  std::uint64_t position = 0;    // of the first byte, in the flow
+  std::uint64_t receive_ns = 0;  // CLOCK_MONOTONIC when the bytes were received
+  MessageKind kind = MessageKind::none;
+  std::uint16_t flags = 0;
+  std::uint32_t detail = 0;  // abort: the errno
+  std::uint64_t reserved = 0;
+  std::uint64_t stamp = 0;  // the slot's, not the message's: position + 1 once it is published.  W: producer
 };
 static_assert(sizeof(Message) == 64 && offsetof(Message, flow) == 16 && offsetof(Message, kind) == 40);
 static_assert(offsetof(Message, stamp) == 56);

@@ -1,0 +1,235 @@
+#include "runtime/consumer.hpp"
+
+#include "shm/block.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace sluice {
+
+namespace {
+
+template <class... Cases>
+struct Overloaded : Cases... {
+  using Cases::operator()...;
+};
+
+WaitSource messages_of(StreamConsumer& stream) noexcept {
+  return {&stream, [](const void* of) noexcept {
+            const auto& consumer = *static_cast<const StreamConsumer*>(of);
+            return !consumer.empty() || consumer.ended();
+          }};
+}
+WaitSource messages_of(WorkQueue& queue) noexcept { return queue.messages(); }
+WaitSource messages_of(Subscriber& subscriber) noexcept { return subscriber.source(); }
+
+}  // namespace
+
+// ---- A message in hand -----------------------------------------------------------------------------------
+
+Received::Received(Received&& other) noexcept
+    : consumer_(other.end()),
+      message_(other.message_),
+      bytes_(other.bytes_),
+      deliveries_(other.deliveries_),
+      lease_(other.lease_),
+      has_copy_(other.has_copy_),
+      copy_(other.copy_),
+      block_(std::move(other.block_)) {}
+
+Received::~Received() {
+  if (open()) (void)reject();
+}
+
+Status Received::acknowledge() noexcept {
+  auto* consumer = end();
+  if (consumer == nullptr) return Status::stale;
+  consumer->in_hand_ = false;
+  block_.reset();
+  return std::visit(Overloaded{
+                        [](StreamConsumer& stream) { return stream.acknowledge(); },
+                        [&](WorkQueue& queue) { return queue.acknowledge(lease_); },
+                        [&](Subscriber& subscriber) { return has_copy_ ? Status::ok : subscriber.advance(); },
+                    },
+                    consumer->end_);
+}
+
+// A stream's and a broadcast's message was never taken. One that was copied was: only it can be shown no more.
+Status Received::reject() noexcept {
+  auto* consumer = end();
+  if (consumer == nullptr) return Status::stale;
+  consumer->in_hand_ = false;
+  block_.reset();
+  auto* queue = std::get_if<WorkQueue>(&consumer->end_);
+  return queue == nullptr ? Status::ok : queue->reject(lease_);
+}
+
+std::expected<MemoryBlock, Status> Received::keep() noexcept {
+  if (!open()) return std::unexpected(Status::stale);
+  auto& lane = *consumer_->lane_;
+  const auto offset = message().offset;
+  const auto length = message().length;
+  auto kept = std::visit(Overloaded{
+                             [](StreamConsumer& stream) { return stream.pop(); },
+                             [&](WorkQueue& queue) { return queue.keep(lease_); },
+                             [&](Subscriber& subscriber) -> std::expected<Reference, Status> {
+                               if (has_copy_) return block_.detach();
+                               auto own = message_->handle == 0
+                                              ? std::expected<Reference, Status>(Reference{})
+                                              : lane.heap().look_up({message_->handle});
+                               if (own) (void)subscriber.advance();
+                               return own;
+                             },
+                         },
+                         consumer_->end_);
+  if (!kept) return std::unexpected(kept.error());
+  end()->in_hand_ = false;
+  return *kept ? MemoryBlock(lane, *kept, offset, length) : MemoryBlock();
+}
+
+std::span<std::byte> Received::writable() noexcept {
+  auto* queue = open() ? std::get_if<WorkQueue>(&consumer_->end_) : nullptr;
+  return queue == nullptr ? std::span<std::byte>{} : queue->bytes(lease_);
+}
+
+Status Received::forward(Producer& to, Message message, std::chrono::nanoseconds timeout) noexcept {
+  if (!open()) return Status::stale;
+  auto* queue = std::get_if<WorkQueue>(&consumer_->end_);
+  if (queue == nullptr) return Status::bad_argument;
+  const auto status = to.forward(*queue, lease_, message, timeout);
+  if (status == Status::ok) end()->in_hand_ = false;
+  return status;
+}
+
+// ---- Opening ---------------------------------------------------------------------------------------------
+
+Consumer::Consumer(Lane& lane, QueueRow& row, SubscriberPolicy policy, End end) noexcept
+    : lane_(&lane), row_(&row), policy_(policy), end_(std::move(end)) {}
+
+Consumer::Consumer(Consumer&& other) noexcept
+    : Consumer(*other.lane_, *other.row_, other.policy_, std::move(other.end_)) {
+  stopped_ = other.stopped_.load();
+}
+
+Expected<Consumer> Consumer::open(Lane& lane, std::string_view name, const SubscriberOptions& options) {
+  const auto queue = find_queue(lane.segment(), name);
+  if (!queue) return std::unexpected(queue.error());
+  auto& row = queue_row(lane.segment(), queue->index);
+  const auto made = [&](auto end) -> Expected<Consumer> {
+    if (end) return Consumer(lane, row, options.policy, std::move(*end));
+    return fail(end.error(), fmt::format("queue {}: cannot be consumed: {}", name,
+                                         end.error() == Status::busy ? "another lane consumes it"
+                                                                     : to_string(end.error())));
+  };
+  switch (static_cast<QueueKind>(load(row.kind, relaxed))) {
+    case QueueKind::stream: return made(StreamConsumer::claim(lane, *queue));
+    case QueueKind::work: return made(WorkQueue::open(lane, *queue));
+    case QueueKind::broadcast: return made(Subscriber::join(lane, *queue, options));
+    case QueueKind::none:
+    case QueueKind::extents: break;
+  }
+  return fail(Status::bad_argument, fmt::format("queue {}: found an extent map, expected a queue", name));
+}
+
+// ---- Receiving -------------------------------------------------------------------------------------------
+
+std::expected<void, Status> Consumer::look(StreamConsumer& stream, Received& received) noexcept {
+  received.message_ = stream.peek();
+  if (received.message_ == nullptr) return std::unexpected(stream.ended() ? Status::closed : Status::empty);
+  received.deliveries_ = stream.redelivered() ? 1 : 0;
+  in_hand_ = true;
+  return {};
+}
+
+std::expected<void, Status> Consumer::look(WorkQueue& queue, Received& received) noexcept {
+  const auto lease = queue.take();
+  if (!lease)
+    return std::unexpected(lease.error() == Status::empty && queue.ended() ? Status::closed : lease.error());
+  received.lease_ = *lease;
+  received.message_ = queue.message(*lease);
+  received.deliveries_ = lease->deliveries;
+  return {};
+}
+
+std::expected<void, Status> Consumer::look(Subscriber& subscriber, Received& received) noexcept {
+  if (policy_ == SubscriberPolicy::block) {
+    received.message_ = subscriber.peek();
+    if (received.message_ == nullptr)
+      return std::unexpected(subscriber.ended() ? Status::closed : Status::empty);
+    in_hand_ = true;
+    return {};
+  }
+  const auto taken = subscriber.take();
+  if (!taken) return std::unexpected(taken.error());
+  received.has_copy_ = true;
+  received.copy_ = taken->message;
+  if (taken->reference)
+    received.block_ = MemoryBlock(*lane_, taken->reference, taken->message.offset, taken->message.length);
+  return {};
+}
+
+std::expected<Received, Status> Consumer::try_receive() noexcept {
+  Received received(*this);
+  const auto found = std::visit([&](auto& end) { return look(end, received); }, end_);
+  if (!found) {
+    received.end();
+    return std::unexpected(found.error());
+  }
+  const auto& message = received.message();
+  if (message.handle == 0) return received;
+  // The queue, or our own reference, keeps the block: it is there unless bytes are damaged.
+  const auto block = find_block(lane_->segment(), {message.handle});
+  const bool is_whole =
+      block && message.offset <= block->bytes && message.length <= block->bytes - message.offset;
+  if (!is_whole) return std::unexpected(Status::corrupt);
+  received.bytes_ = block->span().subspan(message.offset, message.length);
+  return received;
+}
+
+std::expected<Received, Status> Consumer::receive(std::chrono::nanoseconds timeout) noexcept {
+  if (in_hand_) return std::unexpected(Status::busy);
+  const auto deadline = deadline_after(timeout);
+  for (;;) {
+    if (stopped_.load(std::memory_order_acquire)) return std::unexpected(Status::interrupted);
+    auto received = try_receive();
+    if (received || received.error() != Status::empty) return received;
+    const auto left = left_until(deadline);
+    if (left <= std::chrono::nanoseconds::zero()) return std::unexpected(Status::timeout);
+    const std::array sources{
+        std::visit([](auto& end) { return messages_of(end); }, end_),
+        WaitSource{&stopped_, [](const void* of) noexcept {
+                     return static_cast<const std::atomic<bool>*>(of)->load(std::memory_order_acquire);
+                   }}};
+    const auto woken = wait_any(*lane_, sources, left);
+    if (!woken && woken.error() == Status::interrupted) return std::unexpected(Status::interrupted);
+  }
+}
+
+void Consumer::go_on() noexcept {
+  if (current_ && current_->open())
+    if (const auto status = current_->acknowledge(); status != Status::ok && status != Status::stale) {
+      current_.reset();
+      ended_with_ = status;
+      return;
+    }
+  current_.reset();
+  if (auto next = receive())
+    current_.emplace(std::move(*next));
+  else
+    ended_with_ = next.error();
+}
+
+std::uint64_t Consumer::lost() const noexcept {
+  const auto* subscriber = std::get_if<Subscriber>(&end_);
+  return subscriber == nullptr ? 0 : subscriber->missed() + subscriber->lost();
+}
+
+void Consumer::stop() noexcept {
+  stopped_.store(true, std::memory_order_release);
+  ring(lane_->row().doorbell);
+}
+
+}  // namespace sluice

@@ -1,0 +1,94 @@
+#include "runtime/producer.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+namespace sluice {
+
+namespace {
+
+std::unexpected<Error> cannot_open(std::string_view name, Status status) {
+  return fail(status, fmt::format("queue {}: cannot be published into: {}", name,
+                                  status == Status::busy ? "another lane does" : to_string(status)));
+}
+
+WaitSource room_of(StreamProducer& stream) noexcept {
+  return {&stream, [](const void* of) noexcept {
+            return const_cast<StreamProducer*>(static_cast<const StreamProducer*>(of))->room() != 0;
+          }};
+}
+WaitSource room_of(WorkQueue& queue) noexcept { return queue.room(); }
+WaitSource room_of(Publisher& publisher) noexcept { return publisher.source(); }
+
+}  // namespace
+
+Expected<Producer> Producer::open(Lane& lane, std::string_view name) {
+  const auto queue = find_queue(lane.segment(), name);
+  if (!queue) return std::unexpected(queue.error());
+  auto& row = queue_row(lane.segment(), queue->index);
+  const auto made = [&](auto end) -> Expected<Producer> {
+    if (!end) return cannot_open(name, end.error());
+    return Producer(lane, row, std::move(*end));
+  };
+  switch (static_cast<QueueKind>(load(row.kind, relaxed))) {
+    case QueueKind::stream: return made(StreamProducer::claim(lane, *queue));
+    case QueueKind::work: return made(WorkQueue::open(lane, *queue));
+    case QueueKind::broadcast: return made(Publisher::claim(lane, *queue));
+    case QueueKind::none:
+    case QueueKind::extents: break;
+  }
+  return fail(Status::bad_argument, fmt::format("queue {}: found an extent map, expected a queue", name));
+}
+
+Status Producer::publish(MemoryBlock&& block, Message message, std::chrono::nanoseconds timeout) noexcept {
+  if (!block || &block.lane() != lane_) return Status::stale;
+  message.offset = static_cast<std::uint32_t>(block.offset());
+  message.length = static_cast<std::uint32_t>(block.size());
+  const auto status = push(message, block.reference(), timeout);
+  if (status == Status::ok) block.detach();
+  return status;
+}
+
+Status Producer::publish(Message message, std::chrono::nanoseconds timeout) noexcept {
+  return push(message, {}, timeout);
+}
+
+template <class Try>
+Status Producer::wait_for_room(std::chrono::nanoseconds timeout, Try&& try_once) noexcept {
+  auto status = try_once();
+  if (status != Status::full || load(row_->policy, relaxed) != static_cast<std::uint32_t>(QueuePolicy::block))
+    return status;
+  const auto deadline = deadline_after(timeout);
+  while (status == Status::full) {
+    const auto left = left_until(deadline);
+    if (left <= std::chrono::nanoseconds::zero()) break;
+    const auto source = std::visit([](auto& end) { return room_of(end); }, end_);
+    const auto woken = wait_any(*lane_, std::span(&source, 1), left);
+    if (!woken && woken.error() == Status::interrupted) return Status::interrupted;
+    status = try_once();
+  }
+  return status;
+}
+
+Status Producer::push(Message message, Reference reference, std::chrono::nanoseconds timeout) noexcept {
+  if (message.kind == MessageKind::none) message.kind = MessageKind::user;
+  return wait_for_room(timeout, [&] {
+    return std::visit([&](auto& end) { return reference ? end.push(message, reference) : end.push(message); },
+                      end_);
+  });
+}
+
+Status Producer::forward(WorkQueue& from, const WorkLease& lease, Message message,
+                         std::chrono::nanoseconds timeout) noexcept {
+  auto* to = std::get_if<WorkQueue>(&end_);
+  if (to == nullptr) return Status::bad_argument;
+  if (message.kind == MessageKind::none) message.kind = MessageKind::user;
+  return wait_for_room(timeout, [&] { return from.forward(lease, *to, message); });
+}
+
+void Producer::close() noexcept {
+  std::visit([](auto& end) { end.close(); }, end_);
+}
+
+}  // namespace sluice

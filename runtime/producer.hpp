@@ -1,0 +1,85 @@
+// One shape for who publishes, whatever the queue is: a stream's or broadcast's only producer, or one of many at a work
+// queue.
+//
+//   auto producer = sluice::Producer::open(lane, "jobs");
+//   auto block = producer->allocate(4096);
+//   fill(block->bytes());
+//   producer->publish(std::move(*block));
+//
+// Thread safety: the lane's thread.
+#pragma once
+
+#include "ipc/broadcast.hpp"
+#include "ipc/stream.hpp"
+#include "ipc/work_queue.hpp"
+#include "runtime/memory_block.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <string_view>
+#include <variant>
+
+namespace sluice {
+
+inline constexpr auto forever = std::chrono::nanoseconds::max();
+
+using WaitClock = std::chrono::steady_clock;
+/// When a wait that begins now is over; forever does not overflow.
+inline WaitClock::time_point deadline_after(std::chrono::nanoseconds timeout) noexcept {
+  const auto now = WaitClock::now();
+  return timeout >= WaitClock::time_point::max() - now ? WaitClock::time_point::max() : now + timeout;
+}
+inline std::chrono::nanoseconds left_until(WaitClock::time_point deadline) noexcept {
+  return std::min<std::chrono::nanoseconds>(deadline - WaitClock::now(), std::chrono::hours(1));
+}
+
+class Producer {
+ public:
+  /// Open a queue that exists, of any kind.
+  /// errors  not_found; busy  another lane has the role; bad_argument  nothing can be published into that; corrupt
+  static Expected<Producer> open(Lane& lane, std::string_view name);
+
+  std::expected<MemoryBlock, Status> allocate(std::size_t bytes) noexcept {
+    return MemoryBlock::allocate(*lane_, bytes);
+  }
+
+  /// Publish the block; it is the queue's afterwards, and `block` is empty. Nothing is copied but the message.
+  ///
+  /// message  what consumers are told besides; offset, length and handle are the block's, kind none becomes user
+  /// timeout  how long to wait for room, where the queue's policy is to block
+  /// errors   full  by the policy, or in time; closed; interrupted  a signal came; stale, busy, no_cell
+  ///          Nothing changed then, the block is still the caller's
+  Status publish(MemoryBlock&& block, Message message = {},
+                 std::chrono::nanoseconds timeout = forever) noexcept;
+  /// Publish a message without a block.
+  Status publish(Message message, std::chrono::nanoseconds timeout = forever) noexcept;
+  /// Publish a value, in a block of its own.  errors  and those of allocate()
+  template <Plain T>
+  Status publish_value(const T& value, std::chrono::nanoseconds timeout = forever) noexcept {
+    auto block = allocate(sizeof(T));
+    if (!block) return block.error();
+    block->template as<T>() = value;
+    return publish(std::move(*block), {}, timeout);
+  }
+
+  /// Nothing more will come from here, and from a work queue from nobody: consumers end when they have everything.
+  void close() noexcept;
+
+  Lane& lane() const noexcept { return *lane_; }
+
+ private:
+  friend class Received;
+  using End = std::variant<StreamProducer, WorkQueue, Publisher>;
+  Producer(Lane& lane, QueueRow& row, End end) noexcept : lane_(&lane), row_(&row), end_(std::move(end)) {}
+  template <class Try>
+  Status wait_for_room(std::chrono::nanoseconds timeout, Try&& try_once) noexcept;
+  Status push(Message message, Reference reference, std::chrono::nanoseconds timeout) noexcept;
+  Status forward(WorkQueue& from, const WorkLease& lease, Message message,
+                 std::chrono::nanoseconds timeout) noexcept;
+
+  Lane* lane_;
+  QueueRow* row_;
+  End end_;
+};
+
+}  // namespace sluice
