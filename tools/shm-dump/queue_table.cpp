@@ -245,15 +245,18 @@ std::string_view subscriber_policy_name(std::uint32_t policy) noexcept {
   switch (static_cast<SubscriberPolicy>(policy)) {
     case SubscriberPolicy::block: return "block";
     case SubscriberPolicy::lose_oldest: return "lose-oldest";
-    case SubscriberPolicy::disconnect:
-      return "disconnect";
-      std::string_view queue_policy_name(std::uint32_t policy) noexcept {
-        switch (static_cast<QueuePolicy>(policy)) {
-          case QueuePolicy::block: return "block";
-          case QueuePolicy::fail: return "fail";
-          case QueuePolicy::drop_oldest: return "drop_oldest";
-        }
-        return "invalid";
-      }
+    case SubscriberPolicy::disconnect: return "disconnect";
+  }
+  return "invalid";
+}
 
-  }  // namespace sluice::tools
+std::string_view queue_policy_name(std::uint32_t policy) noexcept {
+  switch (static_cast<QueuePolicy>(policy)) {
+    case QueuePolicy::block: return "block";
+    case QueuePolicy::fail: return "fail";
+    case QueuePolicy::drop_oldest: return "drop-oldest";
+  }
+  return "invalid";
+}
+
+}  // namespace sluice::tools
