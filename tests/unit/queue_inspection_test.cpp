@@ -1,4 +1,5 @@
 // Queues as shm-dump reads them: what is in a work queue and whose it is, counters, rates, sizing, hostile rows.
+#include "ipc/broadcast.hpp"
 #include "ipc/stream.hpp"
 #include "tests/support/child.hpp"
 #include "tests/support/crash.hpp"
@@ -174,6 +175,30 @@ TEST_CASE("queues: a work queue that has gone round tells positions, also beyond
   REQUIRE(rig.queue.acknowledge(lease) == Status::ok);
 }
 
+TEST_CASE("queues: of a broadcast it is told how far each subscriber is behind", "[tools]") {
+  Rig rig;
+  const auto reader = rig.another_lane();
+  const auto late = rig.another_lane();
+  const auto id = must(create_broadcast(*rig.lane, "news", {.capacity = 4, .subscribers_max = 4}));
+  auto publisher = must(Publisher::claim(*rig.lane, id));
+  auto holding = must(Subscriber::join(*reader, id, {.policy = SubscriberPolicy::block, .start = {}}));
+  auto losing = must(Subscriber::join(*late, id, {.policy = SubscriberPolicy::lose_oldest, .start = {}}));
+  const auto entry = [&] { return read_queue_table(rig.segment()).at(0); };
+  for (std::uint64_t i = 0; i < 3; ++i) must(publisher.push(work_message(i, 10)));
+  REQUIRE(entry().subscribers.size() == 2);
+  CHECK(entry().slowest()->lag == 3);
+  CHECK(entry().counters.messages_in == 3);
+  CHECK(entry().counters.bytes_in == 30);
+  CHECK_FALSE(entry().is_full());
+  must(publisher.push(work_message(3)));
+  CHECK(entry().is_full());
+  CHECK(publisher.push(work_message(4)) == Status::full);
+  CHECK(entry().counters.refused == 1);
+  const auto view = QueueView::read(rig.segment());
+  CHECK(view.consumer_of(view.queues[0]) == "2 of 4 subscribers, up to 4 behind");
+  CHECK(queue_json(view.queues[0], view)["subscribers"][0]["lag"] == 4);
+}
+
 TEST_CASE("holders: a work queue's blocks are found, and a lease says whose it is", "[tools]") {
   LimitedRig rig;
   const auto leased = rig.push(1);
@@ -197,6 +222,34 @@ TEST_CASE("holders: a work queue's blocks are found, and a lease says whose it i
   CHECK(holders.references[0].leased_by == 0);
   CHECK(holders.references[0].deliveries == 1);
   CHECK(holders.references[0].delivered);
+}
+
+TEST_CASE("holders: a cell in the middle of a lease or claim says so, and counts as recovery would decide",
+          "[tools]") {
+  LimitedRig rig;
+  rig.push(1);
+  const auto lease = must(rig.queue.take());
+  const auto block = must(rig.heap().allocate(64));
+  auto& cell = rig.heap().cell(block.cell);
+  const auto expect = [&](std::uint64_t kind, ReferenceKind shown, bool counts) {
+    cell.aux = cell_aux::make(kind, rig.id.index, rig.id.era, lease.position);
+    const auto holders = read_block_holders(rig.segment(), {.handle = block.handle.value}, false);
+    REQUIRE(holders.references.size() == 1);
+    const auto& reference = holders.references[0];
+    CAPTURE(kind);
+    CHECK(reference.kind == shown);
+    CHECK(reference.counts == counts);
+    CHECK(reference.queue == rig.id.index);
+    CHECK(reference.position == lease.position);
+  };
+  expect(cell_aux::claim, ReferenceKind::push, true);
+  expect(cell_aux::publish, ReferenceKind::push, false);  // nobody is writing there: it was published
+  expect(cell_aux::acknowledge, ReferenceKind::pop, false);
+  expect(cell_aux::lease, ReferenceKind::lease, false);
+  expect(cell_aux::forward, ReferenceKind::lease, false);
+  expect(cell_aux::forwarded, ReferenceKind::lease, false);
+  cell.aux = cell_aux::at_rest;
+  REQUIRE(rig.queue.acknowledge(lease) == Status::ok);
 }
 
 TEST_CASE("holders: at every death in a work queue the references found are the count", "[tools]") {
@@ -306,15 +359,15 @@ TEST_CASE("queues: advice for the capacity follows from the high water, and only
     CHECK(sizing.capacity == capacity);
     CHECK(sizing.advice.find(words) != std::string::npos);
   };
-  expect(counted(QueueKind::stream, 1024, 5000, 3), 16, "high water 3 of 1024: capacity could be 16");
-  expect(counted(QueueKind::stream, 1024, 5000, 100), 256, "could be 256");
-  expect(counted(QueueKind::stream, 1024, 5000, 400), 0, "it fits");
-  expect(counted(QueueKind::stream, 1024, 1000, 3), 0, "too few to say");
-  expect(counted(QueueKind::stream, 1024, 5000, 0), 0, "nobody counted");
+  expect(counted(QueueKind::stream, 1024, 16384, 3), 16, "high water 3 of 1024: capacity could be 16");
+  expect(counted(QueueKind::stream, 1024, 16384, 100), 256, "could be 256");
+  expect(counted(QueueKind::stream, 1024, 16384, 400), 0, "it fits");
+  expect(counted(QueueKind::stream, 1024, 16383, 3), 0, "too few to say");
+  expect(counted(QueueKind::stream, 1024, 16384, 0), 0, "nobody counted");
   expect(counted(QueueKind::stream, 16, 5000, 3), 0, "it fits");
   // Between two looks at the depth 63 more may have come.
-  expect(counted(QueueKind::work, 1024, 5000, 3), 256, "could be 256");
-  auto held = counted(QueueKind::work, 1024, 5000, 3);
+  expect(counted(QueueKind::work, 1024, 16384, 3), 256, "could be 256");
+  auto held = counted(QueueKind::work, 1024, 16384, 3);
   held.work.span = 600;  // somebody keeps an old message
   expect(held, 0, "it fits");
   auto full = counted(QueueKind::work, 64, 5000, 64);
@@ -324,6 +377,10 @@ TEST_CASE("queues: advice for the capacity follows from the high water, and only
   expect(counted(QueueKind::stream, 64, 5000, 64), 128, "was full: larger");
   expect(counted(QueueKind::stream, queue_capacity_max, 1U << 22, queue_capacity_max), 0, "no larger");
   expect(counted(QueueKind::stream, 64, 5000, 65), 0, "cannot be");
+  CHECK(sizing_of(counted(QueueKind::broadcast, 64, 5000, 0)).advice.empty());
+  auto slow = counted(QueueKind::broadcast, 64, 5000, 0);
+  slow.counters.dropped = 9;
+  expect(slow, 128, "was full 9 times (0 waits, 0 refused, 9 dropped)");
   CHECK(sizing_of(counted(QueueKind::extents, 64, 5000, 3)).advice.empty());
 }
 

@@ -25,6 +25,8 @@ std::string describe_kind(const QueueEntry& queue) {
 std::string describe_depth(const QueueEntry& queue) {
   auto text = fmt::format("{} of {}", queue.depth(), queue.capacity);
   if (queue.is_map()) return text;
+  if (queue.is_broadcast())
+    return text + fmt::format(" are kept, positions {} to {}", queue.head, queue.tail);
   if (!queue.is_work()) {
     const auto shown = queue.delivered - std::min(queue.head, queue.delivered);
     return text + fmt::format(": {} shown to its consumer, head {}, tail {}", shown, queue.head, queue.tail);
@@ -72,13 +74,39 @@ void add_sleepers(const QueueView& view, const std::string& what, std::uint64_t 
 
 void add_counters(const QueueEntry& queue, Fields& fields) {
   const auto& counters = queue.counters;
-  fields.add("high water", fmt::format("{} of {}", queue.high_water(), queue.capacity));
+  if (!queue.is_broadcast())
+    fields.add("high water", fmt::format("{} of {}", queue.high_water(), queue.capacity));
   fields.add("in", fmt::format("{} messages, {}", counters.messages_in, format_size(counters.bytes_in)));
   fields.add("out", fmt::format("{} messages, {}", counters.messages_out, format_size(counters.bytes_out)));
   fields.add("waits", fmt::format("{} for room, {} for a message", counters.push_waits, counters.take_waits));
   fields.add("redelivered", counters.redelivered);
   fields.add("lost", fmt::format("{} refused, {} dropped, {} dead letters", counters.refused,
                                  counters.dropped, counters.dead_lettered));
+}
+
+void print_subscribers(const QueueEntry& queue, const QueueView& view) {
+  if (queue.subscribers.empty()) return;
+  Table table({{"SUBSCRIBER"},
+               {"POLICY"},
+               {"NEXT", Align::right},
+               {"BEHIND", Align::right},
+               {"READ", Align::right},
+               {"LOST", Align::right},
+               {"STATE"}});
+  for (const auto& subscriber : queue.subscribers) {
+    const bool is_served = view.is_served(lane_claim::Lane::get(subscriber.claim));
+    table.add({{view.describe(subscriber.claim), is_served ? Tone::plain : Tone::bad},
+               std::string(subscriber_policy_name(subscriber.policy)),
+               subscriber.is_joining ? "" : fmt::format("@{}", subscriber.position),
+               subscriber.lag,
+               subscriber.received,
+               {std::to_string(subscriber.lost), subscriber.lost == 0 ? Tone::plain : Tone::bad},
+               subscriber.is_disconnected ? TableCell("disconnected", Tone::bad)
+               : subscriber.is_joining    ? "joins or leaves"
+                                          : "reads"});
+  }
+  fmt::print("\n");
+  table.print();
 }
 
 void print_leases(const Segment& segment, const QueueEntry& queue, const QueueView& view) {
@@ -139,7 +167,7 @@ void print_queue_detail(const Segment& segment, const QueueEntry& queue, const Q
       fields.add("told to", queue.told == 0 ? "-" : view.queue_title(queue.told - 1));
     } else {
       fields.add("producer", view.describe(queue.producer));
-      fields.add("consumer", view.describe(queue.consumer));
+      fields.add("consumer", queue.is_broadcast() ? view.consumer_of(queue) : view.describe(queue.consumer));
     }
     if (queue.broken.empty()) {
       fields.add("depth", describe_depth(queue));
@@ -151,6 +179,7 @@ void print_queue_detail(const Segment& segment, const QueueEntry& queue, const Q
     }
   }
   fields.print();
+  print_subscribers(queue, view);
   print_leases(segment, queue, view);
   print_redelivered(segment, queue, view);
 }

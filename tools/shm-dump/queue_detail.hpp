@@ -5,7 +5,8 @@
 
 namespace sluice::tools {
 
-/// Fields, then of a work queue who leases what, and which messages have been delivered before.
+/// Fields, then of a broadcast its subscribers; of a work queue who leases what, and which messages have been
+/// delivered before.
 void print_queue_detail(const Segment& segment, const QueueEntry& queue, const QueueView& view);
 
 }  // namespace sluice::tools

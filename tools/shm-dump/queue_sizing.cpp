@@ -11,6 +11,8 @@ namespace {
 
 // A ring of fewer messages saves nothing: 16 are a kilobyte of the unit that it has anyway.
 constexpr std::uint64_t capacity_least = 16;
+// A stream's depth is looked at about once a round: fewer looks say little.
+constexpr std::uint64_t rounds_least = 16;
 
 Sizing larger(const QueueEntry& queue) {
   const auto& counters = queue.counters;
@@ -36,11 +38,13 @@ Sizing sizing_of(const QueueEntry& queue) {
     return {
         0, fmt::format("full for one message, @{}, that is held for long: larger only if that is meant to be",
                        queue.work.oldest.position)};
-  if (seen == queue.capacity || counters.push_waits + counters.refused + counters.dropped != 0)
+  if ((seen == queue.capacity && !queue.is_broadcast()) ||
+      counters.push_waits + counters.refused + counters.dropped != 0)
     return larger(queue);
-  if (counters.messages_in < queue.capacity)
-    return {0,
-            fmt::format("{} messages so far, fewer than fit into it: too few to say", counters.messages_in)};
+  if (queue.is_broadcast()) return {};  // as full as can be: old messages stay until their slots are needed
+  if (counters.messages_in / rounds_least < queue.capacity)
+    return {0, fmt::format("{} messages so far, less than {} rounds: too few to say", counters.messages_in,
+                           rounds_least)};
   if (seen == 0) return {0, "nobody counted its high water: no advice"};
   // Of work the depth is looked at from time to time, and a lease that lasts keeps the ring from going round.
   const auto most = queue.is_work() ? std::max(seen + high_water_step - 1, queue.work.span) : seen;

@@ -13,8 +13,7 @@ struct Sizing {
   std::string advice;          // one sentence; empty: nothing can be said of this kind of queue
 };
 
-/// Smaller, where a quarter of the ring was never needed and more messages than fit into it went through; larger,
-/// where it was full. The row's numbers are somebody's: nothing follows from those that cannot be.
+/// Smaller, where half of the ring or more was never needed in many rounds; larger, where it was full. The row's numbers are somebody's: nothing follows from those that cannot be.
 Sizing sizing_of(const QueueEntry& queue);
 
 }  // namespace sluice::tools

@@ -22,9 +22,16 @@ std::string format_bytes(double per_second) {
   return format_size(static_cast<std::uint64_t>(std::llround(std::min(per_second, 9e18))));
 }
 
+// How many messages the slowest subscriber has yet to read.
+std::uint64_t lag_of(const QueueEntry& queue) {
+  const auto* slowest = queue.slowest();
+  return slowest == nullptr ? 0 : slowest->lag;
+}
+
 TableCell state_of(const QueueEntry& queue) {
   if (!queue.broken.empty()) return {fmt::format("broken: {}", queue.broken), Tone::bad};
   if (queue.is_full()) return {"full", Tone::bad};
+  if (const auto lag = lag_of(queue); lag != 0) return {fmt::format("{} behind", lag)};
   return {queue.closed ? "closed" : std::string(to_string(queue.state))};
 }
 
@@ -80,6 +87,7 @@ Json changes_json(const std::vector<QueueChange>& changes) {
                     {"depth", queue.depth()},
                     {"full", queue.is_full()},
                     {"leased", queue.is_work() ? Json(queue.work.leased) : Json(nullptr)},
+                    {"lag", queue.is_broadcast() ? Json(lag_of(queue)) : Json(nullptr)},
                     {"high_water", queue.high_water()},
                     {"messages_in_per_s", change.per_second(&QueueCounters::messages_in)},
                     {"messages_out_per_s", change.per_second(&QueueCounters::messages_out)},

@@ -65,7 +65,7 @@ void print_table(const QueueView& view) {
                queue.name,
                std::string(queue_kind_name(queue.kind)),
                depth_of(queue),
-               count(queue.high_water()),
+               queue.is_broadcast() ? "" : count(queue.high_water()),
                count(counters.messages_in),
                count(counters.messages_out),
                count(counters.redelivered),
