@@ -1,10 +1,12 @@
 // One end of a ring of messages, and the protocol by which references move into the ring and out of it. Streams and
 // broadcasts are made of it; who may move what, and when there is room, is in their files.
 //
-//   push   aux = PUSH(q, pos) ; slot ; slot.stamp = pos + 1 ; tail = pos + 1 ; handle = 0 ; aux = 0
+//   push   aux = PUSH(q, pos) ; slot ; slot.stamp = pos + 1 ; handle = 0 ; aux = 0 ; tail = pos + 1
 //   pop    aux = POP(q, pos) ; handle ; head = pos + 1 ; aux = 0
 //
-// The truth of a push is the slot's stamp, that of a pop is head (docs/recovery.md#push, #pop).
+// The truth of a push is the slot's stamp, that of a pop is head (docs/recovery.md#push, #pop). Many at once are as many
+// pushes with one store of tail, and as many pops, each with a cell of its own, that one store of head makes happen
+// together. A death leaves some first ones of a batch pushed, and all of a batch popped or none.
 // Thread safety: the thread of the lane that has the role.
 #pragma once
 
@@ -14,6 +16,7 @@
 
 #include <cstdint>
 #include <expected>
+#include <span>
 
 namespace sluice {
 
@@ -47,12 +50,25 @@ struct RingEnd {
   const Segment& segment() const noexcept { return lane->segment(); }
 
   /// Push into the slot of position `tail`, which is free, and count tail up.
-  void push(std::uint64_t& tail, const Message& message, Reference reference) const noexcept;
-  void push(std::uint64_t& tail, const Message& message) const noexcept { publish(tail, message, {}); }
+  void push(std::uint64_t& tail, const Message& message, Reference reference) const noexcept {
+    put(tail, message, reference);
+    told(tail, 1, message.length);
+  }
+  void push(std::uint64_t& tail, const Message& message) const noexcept {
+    put(tail, message);
+    told(tail, 1, message.length);
+  }
+  /// The same in two parts: so many are put, then they are told of together.
+  void put(std::uint64_t& tail, const Message& message, Reference reference) const noexcept;
+  void put(std::uint64_t& tail, const Message& message) const noexcept { publish(tail, message, {}); }
+  void told(std::uint64_t tail, std::uint64_t messages, std::uint64_t bytes) const noexcept;
 
   /// Move the reference of the message at `head` into a cell of the lane, null if it has no block; count head up.
   /// errors  no_cell
   std::expected<Reference, Status> pop(std::uint64_t& head) const noexcept;
+  /// The same in two parts: so many are announced, each from its position, then head passes them all.
+  std::expected<Reference, Status> announce(std::uint64_t position) const noexcept;
+  void advance(std::uint64_t& head, std::span<const Reference> references) const noexcept;
 
  private:
   void publish(std::uint64_t& tail, const Message& message, Handle handle) const noexcept;
@@ -62,16 +78,11 @@ inline void RingEnd::publish(std::uint64_t& tail, const Message& message, Handle
   auto& slot = at(tail);
   fill_slot(slot, message, handle);
   crash_point("stream.push.filled");
-  store(slot.stamp, tail + 1, release);  // S1 -> S4 (peek): the message precedes its stamp
+  store(slot.stamp, ++tail, release);    // S1 -> S4 (peek): the message precedes its stamp
   crash_point("stream.push.published");  // recovery: stamped, the cell is void
-  store(row->tail, ++tail, release);
-  count_up(row->bytes_in, message.length);
-  auto& counters = lane->counters();
-  count_up(counters.messages_out);
-  count_up(counters.bytes_out, message.length);
 }
 
-inline void RingEnd::push(std::uint64_t& tail, const Message& message, Reference reference) const noexcept {
+inline void RingEnd::put(std::uint64_t& tail, const Message& message, Reference reference) const noexcept {
   auto& heap = lane->heap();
   auto& cell = heap.cell(reference.cell);
   store(cell.aux, cell_aux::make(cell_aux::push, id.index, id.era, tail), release);
@@ -84,25 +95,43 @@ inline void RingEnd::push(std::uint64_t& tail, const Message& message, Reference
   heap.unreserve_cell(reference.cell);
 }
 
-inline std::expected<Reference, Status> RingEnd::pop(std::uint64_t& head) const noexcept {
-  const Handle handle{at(head).handle};
-  if (!handle) {
-    store(row->head, ++head, release);  // S3 -> S2
-    return Reference{};
-  }
+inline void RingEnd::told(std::uint64_t tail, std::uint64_t messages, std::uint64_t bytes) const noexcept {
+  store(row->tail, tail, release);
+  count_up(row->bytes_in, bytes);
+  auto& counters = lane->counters();
+  count_up(counters.messages_out, messages);
+  count_up(counters.bytes_out, bytes);
+}
+
+inline std::expected<Reference, Status> RingEnd::announce(std::uint64_t position) const noexcept {
+  const Handle handle{at(position).handle};
+  if (!handle) return Reference{};
   auto& heap = lane->heap();
   const auto reserved = heap.reserve_cell();
   if (!reserved) return std::unexpected(reserved.error());
   auto& cell = heap.cell(*reserved);
-  store(cell.aux, cell_aux::make(cell_aux::pop, id.index, id.era, head), release);
+  store(cell.aux, cell_aux::make(cell_aux::pop, id.index, id.era, position), release);
   crash_point("stream.pop.announced");
   store(cell.handle, handle.value, release);
   crash_point("stream.pop.filled");  // recovery: head <= position, the cell is void, the queue still holds it
-  store(row->head, ++head, release);   // S3 -> S2 (room): the slot was read
-  crash_point("stream.pop.advanced");  // recovery: head > position, the cell holds it
-  store(cell.aux, cell_aux::at_rest, release);
-  crash_point("stream.pop.cleared");
   return Reference{handle, *reserved};
+}
+
+inline void RingEnd::advance(std::uint64_t& head, std::span<const Reference> references) const noexcept {
+  head += references.size();
+  store(row->head, head, release);     // S3 -> S2 (room): the slots were read
+  crash_point("stream.pop.advanced");  // recovery: head > position, the cell holds it
+  for (const auto& reference : references) {
+    if (!reference) continue;
+    store(lane->heap().cell(reference.cell).aux, cell_aux::at_rest, release);
+    crash_point("stream.pop.cleared");
+  }
+}
+
+inline std::expected<Reference, Status> RingEnd::pop(std::uint64_t& head) const noexcept {
+  const auto reference = announce(head);
+  if (reference) advance(head, std::span(&*reference, 1));
+  return reference;
 }
 
 }  // namespace sluice

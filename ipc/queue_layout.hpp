@@ -59,7 +59,7 @@ struct alignas(128) QueueRow {
   alignas(128) std::uint64_t producer;  // lane_claim.  W: CAS, recoverer
   std::uint64_t consumer;               // lane_claim.  W: CAS, recoverer
 
-  // tail: a hint, messages pushed, at most one behind the slots' stamps.  W: producer, its recoverer.  R: all
+  // tail: a hint, messages pushed, behind the slots' stamps by a push, of one or many.  W: producer.  R: all
   alignas(128) std::uint64_t tail;
   std::uint64_t bytes_in;    // payload bytes pushed.     W: producer.  R: tools
   std::uint64_t closed;      // 1: nothing follows tail.  W: producer

@@ -155,12 +155,15 @@ Expected<QueueId> create_queue(Lane& lane, std::string_view name, const QueueSha
                                              segment.header().queue_count));
 }
 
-Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t capacity) {
+Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t capacity,
+                                QueuePolicy policy) {
   if (capacity == 0 || capacity > queue_capacity_max)
     return fail(Status::bad_argument, fmt::format("capacity of queue {}: found {}, expected 1 to {}", name,
                                                   capacity, queue_capacity_max));
+  if (policy == QueuePolicy::drop_oldest)
+    return fail(Status::bad_argument, fmt::format("queue {}: a stream drops nothing", name));
   const auto slots = std::bit_ceil(capacity);
-  return create_queue(lane, name, {QueueKind::stream, slots, slots, sizeof(Message)});
+  return create_queue(lane, name, {QueueKind::stream, slots, slots, sizeof(Message), policy});
 }
 
 Expected<QueueId> find_queue(const Segment& segment, std::string_view name) {
@@ -269,8 +272,10 @@ std::optional<StreamRing> sound_ring(const Segment& segment, const QueueRow& row
 }
 
 std::uint64_t pushed_messages(const StreamRing& ring, const QueueRow& row) noexcept {
-  const auto tail = load(row.tail, acquire);
-  return load(ring.at(tail).stamp, acquire) == tail + 1 ? tail + 1 : tail;  // S4 <- S1
+  auto tail = load(row.tail, acquire);
+  for (std::uint64_t behind = 0; behind < ring.capacity; ++behind, ++tail)
+    if (load(ring.at(tail).stamp, acquire) != tail + 1) break;  // S4 <- S1
+  return tail;
 }
 
 std::uint64_t pushed_messages(const Segment& segment, const QueueRow& row) noexcept {

@@ -57,9 +57,11 @@ std::optional<QueueStorage> sound_storage(const Segment& segment, const QueueRow
 ///
 /// name      [1, 63] bytes without zero bytes
 /// capacity  messages, rounded up to a power of two, at most queue_capacity_max
+/// policy    block or fail: whether a push that finds no room is one that waits, or counts as refused
 /// errors    exists; busy  somebody is creating that name at this moment, try again
 ///           exhausted  directory or heap full; too_large  for all of the segment; bad_argument
-Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t capacity);
+Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t capacity,
+                                QueuePolicy policy = QueuePolicy::block);
 
 /// errors  not_found
 Expected<QueueId> find_queue(const Segment& segment, std::string_view name);
@@ -99,8 +101,8 @@ inline Message& message_slot(const Segment& segment, const QueueRow& row, std::u
   return ring[position & (row.capacity - 1)];
 }
 
-/// Messages ever pushed into a stream: its tail, or one more when the last push had not told yet. Tail alone for a
-/// row that is not sound.
+/// Messages ever pushed into a stream: its tail, or more when the last push, of one or many, had not told yet. Tail
+/// alone for a row that is not sound.
 std::uint64_t pushed_messages(const Segment& segment, const QueueRow& row) noexcept;
 std::uint64_t pushed_messages(const StreamRing& ring, const QueueRow& row) noexcept;
 

@@ -42,6 +42,7 @@ struct WaitSource {
   const void* of = nullptr;
   bool (*ready)(const void* of) noexcept = nullptr;
   std::uint64_t* marks = nullptr;  // null: who changes it knows the lane and rings it
+  std::uint64_t* waits = nullptr;  // counts the waits for it that slept
 };
 
 /// Wait until a source is ready: spin briefly, then sleep. Others that are ready by then are left to other sleepers.

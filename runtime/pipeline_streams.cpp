@@ -106,7 +106,8 @@ bool PipelineStreams::end(std::uint32_t first) {
     if (load(shared.closed, acquire) != 0) continue;
     all_closed = false;
     if (load(shared.producer, acquire) != 0) continue;
-    if (load(shared.tail, acquire) - load(shared.head, acquire) >= shared.capacity) continue;
+    // By the stamps: where a producer has died tail may be behind head.
+    if (pushed_messages(lane_->segment(), shared) - load(shared.head, acquire) >= shared.capacity) continue;
     auto producer = StreamProducer::claim(*lane_, streams_[i].id);
     if (!producer) continue;
     Message restart{};

@@ -43,21 +43,25 @@ bool is_one_of(std::string_view point, std::initializer_list<std::string_view> p
   return std::find(points.begin(), points.end(), point) != points.end();
 }
 
-std::uint64_t tail_expected(const Scenario& scenario, const Journal& journal, std::string_view point) {
+// Of a batch, the nth passing of a point of the push is that of its nth message.
+std::uint64_t tail_expected(const Scenario& scenario, const Journal& journal, std::string_view point,
+                            std::uint64_t nth) {
   const bool published =
       scenario.own_stream &&
       is_one_of(point, {"stream.push.published", "stream.push.emptied", "stream.push.cleared"});
-  return journal.pushed + (published ? 1 : 0);
+  const bool in_batch = scenario.batch > 1 && point.starts_with("stream.push.");
+  return journal.pushed + (in_batch ? nth - 1 : 0) + (published ? 1 : 0);
 }
 
+// A batch is popped as a whole.
 std::uint64_t head_expected(const Scenario& scenario, const Journal& journal, std::string_view point) {
   const bool advanced =
       scenario.own_stream && is_one_of(point, {"stream.pop.advanced", "stream.pop.cleared"});
   const bool releasing = scenario.acknowledges && point == "block.free_remote.freeing";
-  return journal.popped + (advanced || releasing ? 1 : 0);
+  return journal.popped + (advanced || releasing ? scenario.batch : 0);
 }
 
-void check_recovered(Stage& stage, const Scenario& scenario, std::string_view point) {
+void check_recovered(Stage& stage, const Scenario& scenario, std::string_view point, std::uint64_t nth = 1) {
   Complaints complaints;
   const auto& segment = stage.segment();
   // Before anybody recovers the dead the audit already tells the truth: nobody moves.
@@ -68,7 +72,7 @@ void check_recovered(Stage& stage, const Scenario& scenario, std::string_view po
   check_nothing_left_to_recover(stage.session, complaints);
   check_sound(segment, complaints);
   const auto& row = queue_row(segment, stage.stream.index);
-  CHECK(pushed_messages(segment, row) == tail_expected(scenario, *stage.journal, point));
+  CHECK(pushed_messages(segment, row) == tail_expected(scenario, *stage.journal, point, nth));
   CHECK(row.head == head_expected(scenario, *stage.journal, point));
   check_live(stage, count_blocks_in_queues(segment), complaints);
   scenario.check(stage, point);
@@ -118,7 +122,7 @@ void survive_crash(const Scenario& scenario, std::string_view point, std::uint64
   REQUIRE(ended.signal == SIGKILL);  // else the point was not reached
   tally.points[crash_point_index(point)] = true;
   ++tally.deaths;
-  check_recovered(stage, scenario, point);
+  check_recovered(stage, scenario, point, nth);
 }
 
 void survive_pair(const Scenario& scenario, std::string_view point, std::string_view point_of_recovery) {

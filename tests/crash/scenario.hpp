@@ -51,6 +51,7 @@ struct Scenario {
   std::uint64_t units = 12;
   bool own_stream = true;     // its pushes and pops are of the stage's stream
   bool acknowledges = false;  // its pops are part of acknowledge(): a death in the release follows the pop
+  std::uint64_t batch = 1;    // pushed or popped together, each with a block, before the journal counts them
 };
 
 /// What a victim begins with.

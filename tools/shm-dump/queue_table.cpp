@@ -108,9 +108,9 @@ void visit_stream(const Segment& segment, const QueueEntry& queue, const VisitBl
   const auto slot = [&](std::uint64_t position) -> const Message& {
     return ring[position & (queue.capacity - 1)];
   };
-  const bool one_more =
-      queue.depth() < queue.capacity && load(slot(queue.tail).stamp, acquire) == queue.tail + 1;
-  for (auto position = queue.head; position != queue.tail + (one_more ? 1 : 0); ++position) {
+  auto end = queue.tail;  // behind the stamps by a push, of one or many
+  while (end - queue.head < queue.capacity && load(slot(end).stamp, acquire) == end + 1) ++end;
+  for (auto position = queue.head; position != end; ++position) {
     const auto& message = slot(position);
     const QueuedBlock block{position, load(message.handle, relaxed), load(message.receive_ns, relaxed)};
     if (block.handle != 0) visit(block);
