@@ -65,6 +65,7 @@ Expected<std::unique_ptr<Lane>> Lane::claim(const Segment& segment, const Member
     store(row.thread, static_cast<std::uint64_t>(::gettid()), relaxed);
     std::memset(row.name, 0, sizeof row.name);
     options.name.copy(row.name, sizeof row.name - 1);
+    store(row.doorbell.interrupt, 0, relaxed);
     try {
       return std::unique_ptr<Lane>(new Lane(lane_view(segment, id)));
     } catch (const std::bad_alloc&) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "ipc/processes.hpp"
+#include "ipc/spin.hpp"
 #include "shm/heap.hpp"
 
 #include <cstdint>
@@ -36,6 +37,8 @@ class Lane {
   bool is_ours() const noexcept { return owner_ == this_process(); }
   std::uint64_t incarnation() const noexcept { return view_.incarnation; }
   Heap& heap() noexcept { return *heap_; }
+  /// How long it looks before it sleeps.
+  Spin& spin() noexcept { return spin_; }
   const LaneView& view() const noexcept { return view_; }
   const Segment& segment() const noexcept { return *view_.segment; }
   LaneRow& row() const noexcept { return *view_.row; }
@@ -45,6 +48,7 @@ class Lane {
   explicit Lane(const LaneView& view);
   LaneView view_;
   std::unique_ptr<Heap> heap_;
+  Spin spin_;
   ProcessToken owner_ = this_process();
 };
 

@@ -1,11 +1,17 @@
-// Waiting for queues that have many at one end. Who sleeps for a queue leaves a mark in the queue's row; who changes
-// the queue rings a lane that has left one.
+// Waiting for queues that have many at one end, and for several things at once. Who sleeps for a queue leaves a mark in
+// the queue's row; who changes the queue rings a lane that has left one.
 //
-//   sleeper  mark |= bit(me) ; as in doorbell.hpp: waiting = this sleep ; membarrier ; look ; sleep     ; mark &= ~bit(me)
-//   waker    change the queue ; (compiler barrier) ; load mark ; ring the first marked lane that sleeps
+//   sleeper  waiting = ASLEEP ; mark |= bit(me) ; membarrier ; look ; sleep ; waiting = 0     ; mark &= ~bit(me)
+//   waker    change the queue ; (compiler barrier) ; load mark ; claim and wake the first marked lane that sleeps
 //
-// A mark is a bit, lane modulo 64. Where several lanes have the same, who takes it away rings the others, and they set
-// it again. A mark of a dead lane costs a wake-up that nobody hears; recovery takes it away and rings all.
+// Invariants
+//   1. A wake-up is one waker's: of two that wake one each, the second finds the first's sleeper claimed, and goes on.
+//      One that meets nobody asleep (about to sleep, stopped, or dead) counts for nothing, and the search goes on.
+//   2. A lane that was woken for one source and takes from another lets another lane know. A claim is made before the
+//      sleep is over, or fails.
+//   3. A mark is a bit, lane modulo 64. Who takes it away rings the others that have the same, and they set it again:
+//      the announcement precedes the mark, so they are seen.
+// A dead lane's mark stays until recovery takes it away, which rings all; until then it costs wakers a look.
 // Thread safety: any; a lane waits in its own thread.
 #pragma once
 
@@ -45,13 +51,23 @@ struct WaitSource {
   std::uint64_t* waits = nullptr;  // counts the waits for it that slept
 };
 
-/// Wait until a source is ready: spin briefly, then sleep. Others that are ready by then are left to other sleepers.
+/// Wait until a source is ready: look for a while, then sleep.
 ///
-/// timeout  from now
-/// returns  the first source that is ready
+/// timeout  from now; 0 looks once
+/// returns  the first source that is ready: the caller takes from it. Others that are ready by then are left to other
+///          sleepers
 /// errors   timeout; interrupted  a signal arrived
 std::expected<std::size_t, Status> wait_any(Lane& lane, std::span<const WaitSource> sources,
                                             std::chrono::nanoseconds timeout) noexcept;
+
+/// Ask a lane to stop waiting, from any thread or process: it holds until the lane takes it. A lane that was claimed a
+/// moment ago may find one that was meant for its predecessor.
+/// errors  stale  the lane is not that one any more
+Status interrupt(const Segment& segment, LaneId lane, std::uint64_t incarnation) noexcept;
+/// That, as something to wait for. By the lane itself.
+WaitSource interrupts(Lane& lane) noexcept;
+/// false: nobody asked.
+bool take_interrupt(Lane& lane) noexcept;
 
 /// Take a lane's marks away from all queues, and ring the lanes that share its bit: recovery step 4.
 void forget_marks(const Segment& segment, LaneId lane) noexcept;

@@ -218,6 +218,9 @@ void WorkQueue::pushed(std::uint64_t position, std::uint64_t bytes) noexcept {
   count_up(counters.messages_out);
   count_up(counters.bytes_out, bytes);
   wake_one(lane_->segment(), row_->consumers_waiting);
+  // Room comes for several at once when the oldest lease is the last to end: who got in lets the next one know.
+  if (load(row_->producers_waiting, relaxed) != 0 && has_room())
+    wake_one(lane_->segment(), row_->producers_waiting);
 }
 
 Status WorkQueue::push(const Message& message, Reference reference) noexcept {
@@ -252,7 +255,7 @@ WaitSource WorkQueue::messages() noexcept {
             const auto& queue = *static_cast<const WorkQueue*>(of);
             return queue.has_message() || queue.ended();
           },
-          &row_->consumers_waiting};
+          &row_->consumers_waiting, &row_->take_waits};
 }
 
 WaitSource WorkQueue::room() noexcept {
@@ -261,7 +264,7 @@ WaitSource WorkQueue::room() noexcept {
             const auto& queue = *static_cast<const WorkQueue*>(of);
             return queue.has_room() || queue.closed();
           },
-          &row_->producers_waiting};
+          &row_->producers_waiting, &row_->push_waits};
 }
 
 }  // namespace sluice

@@ -1,8 +1,8 @@
 #include "runtime/worker.hpp"
 
-#include <fmt/format.h>
+#include "ipc/waiting.hpp"
 
-#include <algorithm>
+#include <fmt/format.h>
 
 namespace sluice {
 
@@ -15,6 +15,24 @@ std::unexpected<Error> bad_message(std::string_view stream, const Message& messa
               fmt::format("stream {}: message of flow {} at {} names block {:#x}, bytes {} to {}: {}", stream,
                           message.flow, message.position, message.handle, message.offset,
                           std::uint64_t{message.offset} + message.length, what));
+}
+
+// What a worker waits for: a message or the end of each stream that has not ended, a message of those that have (they
+// may be opened again), and the request to stop.
+void wait_for_more(Lane& lane, std::vector<StreamConsumer>& consumers, const std::atomic<bool>& stop,
+                   std::vector<WaitSource>& sources) {
+  sources.clear();
+  for (auto& consumer : consumers) {
+    sources.push_back(consumer.messages());
+    if (consumer.ended())
+      sources.back().ready = [](const void* of) noexcept {
+        return !static_cast<const StreamConsumer*>(of)->empty();
+      };
+  }
+  sources.push_back({&stop, [](const void* of) noexcept {
+                       return static_cast<const std::atomic<bool>*>(of)->load(relaxed);
+                     }});
+  (void)wait_any(lane, sources, 100ms);  // for as long as who stops it does not ring
 }
 
 // Show the oldest message to the handler. ok: handled; anything else: what the handler said.
@@ -55,6 +73,7 @@ Expected<WorkerReport> run_worker(Session& session, Lane& lane, const WorkerOpti
   }
 
   WorkerReport report;
+  std::vector<WaitSource> sources;
   for (;;) {
     bool any = false;
     bool all_ended = true;
@@ -79,11 +98,7 @@ Expected<WorkerReport> run_worker(Session& session, Lane& lane, const WorkerOpti
     if (any) continue;
     lane.heap().flush();  // nobody waits for blocks that a sleeper has freed
     if (all_ended || stop.load(relaxed)) return report;
-    const auto waited = wait_until(lane.row().doorbell, 100ms, [&] {
-      return stop.load(relaxed) ||
-             std::ranges::any_of(consumers, [](auto& each) { return !each.empty() || each.ended(); });
-    });
-    if (waited == Status::ok) count_up(lane.counters().sleeps);
+    wait_for_more(lane, consumers, stop, sources);
   }
 }
 

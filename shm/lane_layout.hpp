@@ -59,10 +59,19 @@ struct alignas(64) OperationLog {
 };
 static_assert(sizeof(OperationLog) == 64 && offsetof(OperationLog, word) == 48);
 
-// Where a lane sleeps. `waiting` is set by the sleeper, cleared by who wakes it.
+/// The values of Doorbell::waiting, 0: awake. The number of the sleep is in the upper 30 bits.
+namespace doorbell_word {
+constexpr std::uint32_t asleep(std::uint32_t sequence) noexcept { return sequence << 2 | 1; }
+constexpr std::uint32_t claimed(std::uint32_t asleep) noexcept { return asleep | 2; }
+constexpr bool is_claimed(std::uint32_t word) noexcept { return (word & 2) != 0; }
+}  // namespace doorbell_word
+
+// Where a lane sleeps. `waiting` is set by the sleeper, claimed by who wakes it.
 struct alignas(64) Doorbell {
   std::uint32_t sequence;  // the futex word.  W: wakers
-  std::uint32_t waiting;   // not 0: the lane may sleep.  W: the lane sets, wakers clear
+  std::uint32_t
+      waiting;  // doorbell_word; not 0: the lane may sleep.  W: the lane sets, wakers claim and clear
+  std::uint32_t interrupt;  // 1: somebody asks the lane to stop waiting.  W: anybody sets, the lane clears
 };
 static_assert(sizeof(Doorbell) == 64);
 

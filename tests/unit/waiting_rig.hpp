@@ -1,0 +1,79 @@
+// Lanes that wait for queues in threads of their own, with sleeps so long that a wake-up that was lost is a failure.
+#pragma once
+
+#include "ipc/stream.hpp"
+#include "ipc/waiting.hpp"
+#include "ipc/work_queue.hpp"
+#include "tests/support/temp_segment.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <optional>
+#include <thread>
+#include <vector>
+
+namespace sluice::test {
+
+/// No looking before the sleep, and no looking around during it.
+class OnlyWakeUps {
+ public:
+  explicit OnlyWakeUps(std::chrono::nanoseconds longest_sleep = std::chrono::seconds(10)) {
+    detail::longest_sleep = longest_sleep;
+    detail::spin_ns_limit = 0;
+  }
+  ~OnlyWakeUps() {
+    detail::longest_sleep = longest_before_;
+    detail::spin_ns_limit = spin_before_;
+  }
+  OnlyWakeUps(const OnlyWakeUps&) = delete;
+  OnlyWakeUps& operator=(const OnlyWakeUps&) = delete;
+
+ private:
+  std::chrono::nanoseconds longest_before_ = detail::longest_sleep;
+  std::uint32_t spin_before_ = detail::spin_ns_limit;
+};
+
+inline constexpr auto lost = std::chrono::seconds(8);  // a wait that takes so long has lost its wake-up
+
+/// A thread that waits, once.
+class Sleeper {
+ public:
+  Sleeper(Lane& lane, std::vector<WaitSource> sources, std::chrono::nanoseconds timeout = lost)
+      : lane_(lane), thread_([this, &lane, timeout, list = std::move(sources)] {
+          result_ = wait_any(lane, list, timeout);
+          over_ = true;
+        }) {
+    while (!is_asleep() && !over_) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));  // mostly enough to be in the futex
+  }
+  ~Sleeper() { join(); }
+  Sleeper(const Sleeper&) = delete;
+  Sleeper& operator=(const Sleeper&) = delete;
+
+  bool is_asleep() const { return load(lane_.row().doorbell.waiting, seq_cst) != 0; }
+  bool is_over() const { return over_; }
+  pthread_t thread() { return thread_.native_handle(); }
+  std::expected<std::size_t, Status> result() {
+    join();
+    return *result_;
+  }
+
+ private:
+  void join() {
+    if (thread_.joinable()) thread_.join();
+  }
+
+  Lane& lane_;
+  std::optional<std::expected<std::size_t, Status>> result_;
+  std::atomic<bool> over_{false};
+  std::thread thread_;
+};
+
+inline Message plain_message(std::uint64_t number = 0) {
+  Message message{};
+  message.kind = MessageKind::user;
+  message.position = number;
+  return message;
+}
+
+}  // namespace sluice::test
