@@ -17,12 +17,7 @@ struct Overloaded : Cases... {
   using Cases::operator()...;
 };
 
-WaitSource messages_of(StreamConsumer& stream) noexcept {
-  return {&stream, [](const void* of) noexcept {
-            const auto& consumer = *static_cast<const StreamConsumer*>(of);
-            return !consumer.empty() || consumer.ended();
-          }};
-}
+WaitSource messages_of(StreamConsumer& stream) noexcept { return stream.messages(); }
 WaitSource messages_of(WorkQueue& queue) noexcept { return queue.messages(); }
 WaitSource messages_of(Subscriber& subscriber) noexcept { return subscriber.source(); }
 

@@ -13,11 +13,7 @@ std::unexpected<Error> cannot_open(std::string_view name, Status status) {
                                   status == Status::busy ? "another lane does" : to_string(status)));
 }
 
-WaitSource room_of(StreamProducer& stream) noexcept {
-  return {&stream, [](const void* of) noexcept {
-            return const_cast<StreamProducer*>(static_cast<const StreamProducer*>(of))->room() != 0;
-          }};
-}
+WaitSource room_of(StreamProducer& stream) noexcept { return stream.room_source(); }
 WaitSource room_of(WorkQueue& queue) noexcept { return queue.room(); }
 WaitSource room_of(Publisher& publisher) noexcept { return publisher.source(); }
 
