@@ -193,25 +193,26 @@ for line in lines:
     assert [q["name"] for q in line["queues"]] == [sys.argv[2]] and 0.1 <= line["seconds"] < 30, line
 PYTHON
 # What is sent meanwhile is seen, in one round or another.
-"$bin/shm-dump" queues "$live" --watch 0.2 --count 15 --json >"$work/out" &
+"$bin/shm-dump" queues "$live" --watch 0.2 --count 15 --json >"$work/watched" &
 watcher=$!
 for _ in $(seq 100); do
-  [[ ! -s "$work/out" ]] || break
+  [[ ! -s "$work/watched" ]] || break
   sleep 0.1
 done
 head -c 500000 /dev/zero >&3
 wait "$watcher" || flunk "--watch --count 15: exit code $?"
-python3 - "$work/out" <<'PYTHON' || flunk "half a million bytes went in, but: $(cat "$work/out")"
+python3 - "$work/watched" <<'PYTHON' || flunk "half a million bytes went in, but: $(cat "$work/watched")"
 import json, sys
 lines = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
 assert round(sum(q["bytes_in_per_s"] * line["seconds"] for line in lines for q in line["queues"])) == 500000
 PYTHON
 for signal in INT TERM; do
-  # A job in the background ignores SIGINT: env gives it back.
-  env --default-signal=INT "$bin/shm-dump" queues "$live" --watch 0.1 >"$work/out" &
+  # A job in the background ignores SIGINT: env gives it back. Once it has printed it is no copy of this shell any more.
+  rm -f "$work/watched"
+  env --default-signal=INT "$bin/shm-dump" queues "$live" --watch 0.1 >"$work/watched" &
   watcher=$!
   for _ in $(seq 100); do
-    [[ ! -s "$work/out" ]] || break
+    [[ ! -s "$work/watched" ]] || break
     sleep 0.1
   done
   kill "-$signal" "$watcher"
