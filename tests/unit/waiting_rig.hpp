@@ -6,11 +6,17 @@
 #include "ipc/work_queue.hpp"
 #include "tests/support/temp_segment.hpp"
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <chrono>
+#include <fstream>
 #include <optional>
+#include <string>
 #include <thread>
 #include <vector>
+
+#include <unistd.h>
 
 namespace sluice::test {
 
@@ -35,22 +41,33 @@ class OnlyWakeUps {
 
 inline constexpr auto lost = std::chrono::seconds(8);  // a wait that takes so long has lost its wake-up
 
-/// A thread that waits, once.
+/// What /proc says of a thread: R, S, T, …
+inline char state_of(pid_t thread) {
+  std::ifstream file(fmt::format("/proc/{}/stat", thread));
+  std::string line;
+  std::getline(file, line);
+  const auto name_end = line.rfind(") ");
+  return name_end == std::string::npos ? '?' : line[name_end + 2];
+}
+inline bool sleeps(pid_t thread) { return state_of(thread) == 'S'; }
+
+/// A thread that waits, once; it sleeps when this is made.
 class Sleeper {
  public:
   Sleeper(Lane& lane, std::vector<WaitSource> sources, std::chrono::nanoseconds timeout = lost)
       : lane_(lane), thread_([this, &lane, timeout, list = std::move(sources)] {
+          id_ = ::gettid();
           result_ = wait_any(lane, list, timeout);
           over_ = true;
         }) {
     while (!is_asleep() && !over_) std::this_thread::yield();
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));  // mostly enough to be in the futex
   }
   ~Sleeper() { join(); }
   Sleeper(const Sleeper&) = delete;
   Sleeper& operator=(const Sleeper&) = delete;
 
-  bool is_asleep() const { return load(lane_.row().doorbell.waiting, seq_cst) != 0; }
+  /// It has announced its sleep, and the kernel says that it sleeps.
+  bool is_asleep() const { return load(lane_.row().doorbell.waiting, seq_cst) != 0 && sleeps(id_); }
   bool is_over() const { return over_; }
   pthread_t thread() { return thread_.native_handle(); }
   std::expected<std::size_t, Status> result() {
@@ -66,6 +83,7 @@ class Sleeper {
   Lane& lane_;
   std::optional<std::expected<std::size_t, Status>> result_;
   std::atomic<bool> over_{false};
+  std::atomic<pid_t> id_{0};
   std::thread thread_;
 };
 
