@@ -2,7 +2,7 @@
 import json
 import sys
 
-TRANSPORTS_OF_OURS = ["sluice stream", "sluice work queue"]  # the first is what tables compare with
+TRANSPORTS_OF_OURS = ["sluice stream", "sluice work queue", "sluice broadcast"]  # the first is what tables compare with
 TRIPS_FOR = {"p99_ns": 100, "p999_ns": 1000}  # fewer say nothing about that percentile
 
 

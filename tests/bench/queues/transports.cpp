@@ -35,7 +35,7 @@ std::vector<Transport> transports([[maybe_unused]] Choice choice) {
 }
 
 std::vector<FanTransport> fan_transports([[maybe_unused]] Choice choice) {
-  std::vector<FanTransport> list;
+  std::vector<FanTransport> list = {{.name = "sluice broadcast", .open = open_broadcast}};
 #ifdef SLUICE_BENCH_ICEORYX
   if (choice.with_iceoryx) list.push_back({.name = "iceoryx", .open = open_iceoryx_fan});
 #endif

@@ -46,6 +46,7 @@ std::unique_ptr<Pair> open_socket(const Task& task, Waits waits);
 std::unique_ptr<Pair> open_pipe(const Task& task, Waits waits);
 std::unique_ptr<Pair> open_line(const Task& task, Waits waits);
 std::unique_ptr<Pair> open_iceoryx(const Task& task, Waits waits);
+std::unique_ptr<Fan> open_broadcast(const FanTask& task);
 std::unique_ptr<Fan> open_iceoryx_fan(const FanTask& task);
 
 }  // namespace sluice::bench
