@@ -46,7 +46,7 @@ class StreamEnd {
   void wait(Ready&& ready) {
     if (waits_ == Waits::spins) return cpu_relax();
     side_.lane().heap().flush();  // nobody waits for blocks that a sleeper has freed
-    const auto status = wait_until(side_.lane().row().doorbell, 1s, ready);
+    const auto status = wait_until(side_.lane().spin(), side_.lane().row().doorbell, 1s, ready);
     if (status != Status::timeout) must(status);
   }
 

@@ -45,7 +45,7 @@ std::vector<FanTransport> fan_transports([[maybe_unused]] Choice choice) {
 std::vector<std::string> transport_notes() {
   return {
       "spins: both sides look again and again (iceoryx: take() polled; message_queue: try_send, try_receive; "
-      "pipe and socket: O_NONBLOCK); sleeps: they wait in the kernel, ours after it has looked 200 times",
+      "pipe and socket: O_NONBLOCK); sleeps: they wait in the kernel, ours after it has looked for at most 20 us",
       "on their way at once at most: 256 messages up to 64 KiB, 16 of 1 MiB, 4 of 4 MiB, in ours, iceoryx and "
       "message_queue alike; iceoryx: publishers wait for a full queue, chunks are aligned to 8 bytes",
       "pipe: F_SETPIPE_SZ 1 MiB where the system allows it; socket: pieces of 64 KiB, SO_SNDBUF 1 MiB as far as "
