@@ -101,6 +101,22 @@ TEST_CASE("waiting: room in a stream or a work queue wakes who waits for it", "[
   CHECK_FALSE(rig.has_marks());
 }
 
+TEST_CASE("waiting: room that comes for several at once lets all of them in", "[ipc][waiting]") {
+  WaitRig rig;
+  const auto other = rig.another_lane();
+  auto end = rig.open(*other, rig.first_id);
+  for (int i = 0; i < 4; ++i) must(rig.to_first.push(plain_message()));
+  std::vector<WorkLease> leases;
+  while (leases.size() < 4) leases.push_back(must(rig.first.take()));
+  for (int i = 1; i < 4; ++i) must(rig.first.acknowledge(leases[static_cast<std::size_t>(i)]));
+  Sleeper one(*rig.waker, {rig.to_first.room()}), two(*other, {end.room()});
+  must(rig.first.acknowledge(leases[0]));  // the oldest: now there is room for four
+  while (!one.is_over() && !two.is_over()) std::this_thread::yield();
+  must((one.is_over() ? rig.to_first : end).push(plain_message()));
+  CHECK(one.result().has_value());
+  CHECK(two.result().has_value());
+}
+
 TEST_CASE("waiting: the end of a queue wakes all who wait for it", "[ipc][waiting]") {
   WaitRig rig;
   const auto other = rig.another_lane();
