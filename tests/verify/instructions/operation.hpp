@@ -68,7 +68,7 @@ struct Operation {
   std::function<void(Actor&)> set_up = [](Actor&) {};
   std::function<void(Actor&)> act;
   std::function<void(test::Survivor&)> prepare = [](test::Survivor&) {};  // before the actor exists
-  // What `act` adds to the stream and takes from it: nothing, or once, at one instruction.
+  // What `act` adds to the stream, message by message, and takes from it, at one instruction.
   std::uint64_t pushes = 0, pops = 0;
   // For what no stream shows: how often it has happened, as the segment tells, and how often `act` does it: not at
   // all, or once, at one instruction. Throws for what can be neither before nor after.

@@ -1,6 +1,7 @@
 // What is done with streams: both ends, their roles, and the directory.
 #include "tests/verify/instructions/operation.hpp"
 
+#include <array>
 #include <cstring>
 
 namespace sluice::verify {
@@ -30,6 +31,26 @@ void get_ready_to_push(Actor& self, std::size_t bytes) {
   if (bytes == 0) return;
   self.hold(bytes);
   test::fill_pattern(self.heap().bytes(self.held.front()).first(bytes), self.producer.tail());
+}
+
+void get_three_ready_to_push(Actor& self) {
+  self.join();
+  self.produce();
+  self.hold(1000, 3);
+  auto number = self.producer.tail();
+  for (const auto& reference : self.held)
+    test::fill_pattern(self.heap().bytes(reference).first(1000), number++);
+}
+
+void push_three(Actor& self) {
+  std::array<Message, 3> messages{};
+  auto number = self.producer.tail();
+  for (auto& message : messages) {
+    message.kind = MessageKind::data;
+    message.position = number++;
+    message.length = 1000;
+  }
+  must(self.producer.push_many(messages, self.held).status);
 }
 
 void look(Actor& self) {
@@ -81,6 +102,7 @@ std::vector<Operation> stream_operations() {
        .set_up = [](Actor& self) { get_ready_to_push(self, 0); },
        .act = [](Actor& self) { must(self.producer.push(self.message)); },
        .pushes = 1},
+      {.name = "push three at once", .set_up = get_three_ready_to_push, .act = push_three, .pushes = 3},
       {.name = "peek",
        .set_up = [](Actor& self) { self.join(), self.consume(*self.lane); },
        .act = [](Actor& self) { must_hold(self.consumer.peek() != nullptr, "there is a message"); },
@@ -104,6 +126,28 @@ std::vector<Operation> stream_operations() {
        .set_up = [](Actor& self) { self.join(), self.produce(), self.push(1000), self.consume(*self.lane); },
        .act = [](Actor& self) { must(self.consumer.acknowledge()); },
        .pops = 1},
+      {.name = "peek at the third",
+       .set_up = [](Actor& self) { self.join(), self.consume(*self.lane); },
+       .act = [](Actor& self) { must_hold(self.consumer.peek(2) != nullptr, "there is a third message"); },
+       .prepare = stock},
+      {.name = "pop three at once",
+       .set_up = look,
+       .act =
+           [](Actor& self) {
+             self.held.resize(3);
+             must_hold(self.consumer.pop_many(self.held) == 3, "there are three messages");
+           },
+       .prepare = stock,
+       .pops = 3},
+      {.name = "acknowledge three at once",
+       .set_up = look,
+       .act =
+           [](Actor& self) {
+             must_hold(self.consumer.acknowledge_many(3) == 3, "there are three messages");
+             self.heap().flush();
+           },
+       .prepare = stock,
+       .pops = 3},
       {.name = "claim the producer's end",
        .set_up = [](Actor& self) { self.join(); },
        .act = [](Actor& self) { self.produce(); },
