@@ -56,6 +56,7 @@ std::expected<Publisher, Status> Publisher::claim(Lane& lane, QueueId queue) noe
   publisher.tail_ = pushed_messages(lane.segment(), row);
   store(row.tail, publisher.tail_, release);
   publisher.floor_ = publisher.cleared_ = load(row.head, acquire);
+  std::atomic_thread_fence(release);                 // the last one's floor precedes what we write into slots
   store(row.floor_next, publisher.floor_, release);  // what the last one had cleared is not ours to drop
   store(row.closed, 0, release);
   return publisher;

@@ -74,9 +74,10 @@ EventBridge::~EventBridge() {
 }
 
 void EventBridge::arm() noexcept {
-  if (armed_.load(acquire)) return;
   std::uint64_t fired;
   (void)!::read(fd_, &fired, sizeof fired);
+  if (armed_.load(acquire))
+    return;  // after the read: what was read was fired by a bridge that is not armed any more
   for (const auto& source : std::span(sources_).first(sources_.size() - 1))
     if (source.ready(source.of)) return fire();
   armed_.store(true, seq_cst);

@@ -102,7 +102,8 @@ std::vector<WaitSource> TopicSubscriber::sources() const {
 }
 
 Expected<void> TopicSubscriber::wait(std::chrono::nanoseconds timeout) {
-  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  constexpr std::chrono::nanoseconds longest = std::chrono::hours(24 * 365);
+  const auto deadline = std::chrono::steady_clock::now() + std::min(timeout, longest);
   for (;;) {
     if (ready()) return {};
     const auto found = refresh();

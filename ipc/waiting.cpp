@@ -36,13 +36,17 @@ void detail::ring_marked(const Segment& segment, std::uint64_t marks, std::uint3
   const auto first = (last + 1) % mark_bits;
   for (auto turned = std::rotr(marks, static_cast<int>(first)); turned != 0; turned &= turned - 1) {
     const auto bit = (first + static_cast<std::uint32_t>(std::countr_zero(turned))) % mark_bits;
+    // Where several lanes have the bit the mark does not say whose it is: all are rung, and none of them counts.
+    std::uint32_t lanes = 0;
+    bool has_rung = false;
     for (auto lane = bit; lane < segment.lane_count(); lane += mark_bits) {
-      if (lane == 0) continue;
-      auto& bell = segment.lane_row(lane).doorbell;
-      if (!ring_for_one(bell)) continue;
-      last = bit;
-      if (--lanes_max == 0) return;
+      if (lane == 0 || lane_word::Active::get(load(segment.lane_row(lane).word, relaxed)) == 0) continue;
+      ++lanes;
+      has_rung = ring_for_one(segment.lane_row(lane).doorbell) || has_rung;
     }
+    if (!has_rung) continue;
+    last = bit;
+    if (lanes == 1 && --lanes_max == 0) return;
   }
 }
 

@@ -155,8 +155,9 @@ std::expected<std::uint64_t, Status> WorkQueue::claim_slot(std::uint32_t cell_in
         cas(row_->tail, position, position + 1, acq_rel);  // claimed; whoever did has not said so yet
       } else if (load(row_->tail, acquire) == position) {
         raise(row_->high_water, capacity());
+        // The slot at tail is the oldest: if it is worked on, dropping others makes no room.
         if (load(row_->policy, relaxed) == static_cast<std::uint32_t>(QueuePolicy::drop_oldest) &&
-            drop_oldest())
+            work_word::state(word) == WorkState::full && drop_oldest())
           continue;
         return refuse(Status::full);
       }
@@ -171,6 +172,8 @@ std::expected<std::uint64_t, Status> WorkQueue::claim_slot(std::uint32_t cell_in
     if (closed()) {  // L2 <- L1 (close)
       store(slot.stamp, work_word::make(WorkState::empty, base + capacity()), sluice::release);
       crash_point("work.push.withdrawn");
+      wake_all(lane_->segment(),
+               row_->consumers_waiting);  // it may have been what kept the queue from ending
       return refuse(Status::closed);
     }
     return position;

@@ -76,7 +76,8 @@ class WorkQueue {
 
   // ---- Consuming
 
-  /// Lease the oldest message that nobody works on.  errors  empty, no_cell
+  /// Lease the oldest message that nobody works on: those of one producer come in the order in which it pushed them.
+  /// errors  empty, no_cell
   std::expected<WorkLease, Status> take() noexcept;
   /// The message; it and its block stay where they are until the lease is over. Null: no such lease.
   const Message* message(const WorkLease& lease) const noexcept;
@@ -131,7 +132,9 @@ class WorkQueue {
   void raise_front() noexcept;
   Message* slot_of(const WorkLease& lease) const noexcept;
   void give_back(const WorkLease& lease, std::uint64_t deliveries) noexcept;
-  bool bury(const WorkLease& lease) noexcept;
+  Status bury(const WorkLease& lease) noexcept;
+  bool buries() const noexcept;
+  std::uint64_t first_waiting(std::uint64_t first, std::uint64_t end, bool over_limit) const noexcept;
   void empty_slot(Message& slot, std::uint64_t position) noexcept;
   void finish(std::uint64_t bytes) noexcept;
   void count_done() noexcept;

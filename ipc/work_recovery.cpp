@@ -71,8 +71,14 @@ void give_back(const LaneView& lane, Cell& cell, std::uint64_t aux, const Place&
 void lower_work_front(QueueRow& row, std::uint64_t position) noexcept {
   auto front = load(row.head, acquire);
   auto version = load(row.delivered, acquire);
-  while (!cas_wide(row.head, row.delivered, front, version, std::min(front, position), version + 1)) {
-  }  // F1 -> F2 (read_front)
+  for (;;) {
+    // Who lowers late may mean a position that was done long ago. All that is a ring behind tail is.
+    const auto tail = load(row.tail, acquire);
+    const auto least = tail - std::min<std::uint64_t>(tail, load(row.capacity, relaxed));
+    const auto lowered = std::max(std::min(front, position), least);
+    if (cas_wide(row.head, row.delivered, front, version, lowered, version + 1))
+      return;  // F1 -> F2 (read_front)
+  }
 }
 
 bool has_published(const LaneView& lane) noexcept {

@@ -64,12 +64,19 @@ bool WorkQueue::is_over_limit(std::uint64_t word) const noexcept {
 std::expected<WorkLease, Status> WorkQueue::lease_next(std::uint32_t cell_index, bool over_limit) noexcept {
   auto& cell = lane_->heap().cell(cell_index);
   read_front();
+  std::uint64_t first_claimed = ~std::uint64_t{0};
   for (auto position = scan_;;) {
     auto& slot = at(position);
     auto word = load(slot.stamp, acquire);  // W2 <- W1 (publish), W5 (give_back)
     const auto found = look(word, base_of(position));
     if (found == Found::nothing || position - front_ > steps_max()) break;
+    if (found == Found::claimed) first_claimed = std::min(first_claimed, position);
     if (found == Found::waiting && (over_limit || !is_over_limit(word))) {
+      // What was being pushed when it was passed may be there by now, and its producer may have pushed this after it.
+      if (const auto earlier = first_waiting(first_claimed, position, over_limit); earlier != position) {
+        position = earlier;
+        continue;
+      }
       store(cell.aux, aux(cell_aux::lease, position), sluice::release);
       crash_point("work.take.intended");  // recovery: not LEASED by us, the cell is empty
       const auto deliveries = work_word::Deliveries::get(word);
@@ -90,12 +97,23 @@ std::expected<WorkLease, Status> WorkQueue::lease_next(std::uint32_t cell_index,
   return std::unexpected(Status::empty);
 }
 
+// The first position of those from `first` on, which were passed, at which a message waits now; else `end`.
+std::uint64_t WorkQueue::first_waiting(std::uint64_t first, std::uint64_t end,
+                                       bool over_limit) const noexcept {
+  for (auto position = first; position < end; ++position) {
+    const auto word = load(at(position).stamp, acquire);  // W2 <- W1 (publish)
+    if (look(word, base_of(position)) == Found::waiting && (over_limit || !is_over_limit(word)))
+      return position;
+  }
+  return end;
+}
+
 std::expected<WorkLease, Status> WorkQueue::take() noexcept {
   auto& heap = lane_->heap();
-  for (bool buries = dead_letter_ && dead_letter_->has_room();;) {
+  for (bool can_bury = buries();;) {
     const auto cell = heap.reserve_cell();
     if (!cell) return std::unexpected(cell.error());
-    const auto lease = lease_next(*cell, buries);
+    const auto lease = lease_next(*cell, can_bury);
     if (!lease) {
       heap.unreserve_cell(*cell);
       count_done();
@@ -108,29 +126,35 @@ std::expected<WorkLease, Status> WorkQueue::take() noexcept {
       }
       return lease;
     }
-    buries = bury(*lease);
+    const auto buried = bury(*lease);
+    if (buried == Status::no_cell) return std::unexpected(buried);
+    can_bury = buried == Status::ok;
   }
 }
 
 // Send a message that was delivered too often away. If it cannot be, it stays and waits.
-bool WorkQueue::bury(const WorkLease& lease) noexcept {
-  const auto* found = message(lease);
-  if (found != nullptr && forward(lease, *dead_letter_, *found) == Status::ok) {
+Status WorkQueue::bury(const WorkLease& lease) noexcept {
+  const auto status = forward(lease, *dead_letter_, *message(lease));
+  if (status == Status::ok)
     fetch_add(row_->dead_lettered, 1, relaxed);
-    return true;
-  }
-  give_back(lease, lease.deliveries);
-  return false;
+  else
+    give_back(lease, lease.deliveries);
+  return status;
+}
+
+// Whether what is over the limit can be sent away.
+bool WorkQueue::buries() const noexcept {
+  return dead_letter_ && !dead_letter_->closed() && dead_letter_->has_room();
 }
 
 bool WorkQueue::has_message() const noexcept {
-  const bool buries = dead_letter_ && dead_letter_->has_room();
+  const bool can_bury = buries();
   const auto front = load(row_->head, acquire);
   for (auto position = front; position - front <= steps_max(); ++position) {
     const auto word = load(at(position).stamp, acquire);  // W2 <- W1, W5
     const auto found = look(word, base_of(position));
     if (found == Found::nothing) return false;
-    if (found == Found::waiting && (buries || !is_over_limit(word))) return true;
+    if (found == Found::waiting && (can_bury || !is_over_limit(word))) return true;
   }
   return false;
 }

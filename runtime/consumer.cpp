@@ -36,20 +36,22 @@ Received::Received(Received&& other) noexcept
       block_(std::move(other.block_)) {}
 
 Received::~Received() {
-  if (open()) (void)reject();
+  if (open() && consumer_->lane_->is_ours()) (void)reject();  // in a forked child it is the parent's
 }
 
 Status Received::acknowledge() noexcept {
-  auto* consumer = end();
-  if (consumer == nullptr) return Status::stale;
-  consumer->in_hand_ = false;
+  if (!open()) return Status::stale;
+  const auto status =
+      std::visit(Overloaded{
+                     [](StreamConsumer& stream) { return stream.acknowledge(); },
+                     [&](WorkQueue& queue) { return queue.acknowledge(lease_); },
+                     [&](Subscriber& subscriber) { return has_copy_ ? Status::ok : subscriber.advance(); },
+                 },
+                 consumer_->end_);
+  if (status == Status::no_cell) return status;  // it is still in hand
   block_.reset();
-  return std::visit(Overloaded{
-                        [](StreamConsumer& stream) { return stream.acknowledge(); },
-                        [&](WorkQueue& queue) { return queue.acknowledge(lease_); },
-                        [&](Subscriber& subscriber) { return has_copy_ ? Status::ok : subscriber.advance(); },
-                    },
-                    consumer->end_);
+  end()->in_hand_ = false;
+  return status;
 }
 
 // A stream's and a broadcast's message was never taken. One that was copied was: only it can be shown no more.
@@ -94,6 +96,13 @@ Status Received::forward(Producer& to, Message message, std::chrono::nanoseconds
   if (!open()) return Status::stale;
   auto* queue = std::get_if<WorkQueue>(&consumer_->end_);
   if (queue == nullptr) return Status::bad_argument;
+  if (message.offset == 0 && message.length == 0) {
+    message.offset = message_->offset;
+    message.length = message_->length;
+  }
+  const auto block = find_block(consumer_->lane_->segment(), {message_->handle});
+  const std::uint64_t bytes = message_->handle != 0 && block ? block->bytes : 0;
+  if (message.offset > bytes || message.length > bytes - message.offset) return Status::bad_argument;
   const auto status = to.forward(*queue, lease_, message, timeout);
   if (status == Status::ok) end()->in_hand_ = false;
   return status;
@@ -193,11 +202,13 @@ std::expected<Received, Status> Consumer::receive(std::chrono::nanoseconds timeo
     if (received || received.error() != Status::empty) return received;
     const auto left = left_until(deadline);
     if (left <= std::chrono::nanoseconds::zero()) return std::unexpected(Status::timeout);
+    // In this order: a message that came with the stop is left to who does not stop.
     const std::array sources{
-        std::visit([](auto& end) { return messages_of(end); }, end_),
-        WaitSource{&stopped_, [](const void* of) noexcept {
+        WaitSource{&stopped_,
+                   [](const void* of) noexcept {
                      return static_cast<const std::atomic<bool>*>(of)->load(std::memory_order_acquire);
-                   }}};
+                   }},
+        std::visit([](auto& end) { return messages_of(end); }, end_)};
     const auto woken = wait_any(*lane_, sources, left);
     if (!woken && woken.error() == Status::interrupted) return std::unexpected(Status::interrupted);
   }

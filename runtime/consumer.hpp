@@ -44,7 +44,7 @@ class Received {
   /// Nobody has ended it.
   bool open() const noexcept { return consumer_ != nullptr; }
 
-  /// It is done; its block is released.  errors  stale  it has ended before
+  /// It is done; its block is released.  errors  stale  it has ended before; no_cell  it is still in hand
   Status acknowledge() noexcept;
   /// Give it back, to be delivered again.  errors  stale
   Status reject() noexcept;
@@ -55,8 +55,10 @@ class Received {
   /// Of a work queue: the bytes, to be changed before forward(). Who is given the message after a death sees what was
   /// changed. Empty for other queues.
   std::span<std::byte> writable() noexcept;
-  /// Publish it into another work queue and acknowledge it, in one step. Waits for room as Producer::publish().
-  /// errors  as that; stale; bad_argument  one of both is no work queue, or both are the same
+  /// Publish it into another work queue and acknowledge it, in one step. Waits for room as Producer::publish(). The
+  /// message's offset and length are of its block; both 0: as they were.
+  /// errors  as that; stale; bad_argument  one of both is no work queue, both are the same, or the bytes are not the
+  ///         block's
   Status forward(Producer& to, Message message, std::chrono::nanoseconds timeout = forever) noexcept;
 
  private:

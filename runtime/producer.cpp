@@ -39,6 +39,7 @@ Expected<Producer> Producer::open(Lane& lane, std::string_view name) {
 
 Status Producer::publish(MemoryBlock&& block, Message message, std::chrono::nanoseconds timeout) noexcept {
   if (!block || &block.lane() != lane_) return Status::stale;
+  if (block.offset() + block.size() > ~std::uint32_t{0}) return Status::too_large;
   message.offset = static_cast<std::uint32_t>(block.offset());
   message.length = static_cast<std::uint32_t>(block.size());
   const auto status = push(message, block.reference(), timeout);

@@ -1,9 +1,11 @@
 #include "tests/unit/work_rig.hpp"
 
 #include "ipc/stream.hpp"
+#include "tests/support/crash.hpp"
 
 #include <cstring>
 #include <map>
+#include <optional>
 #include <random>
 #include <set>
 
@@ -165,13 +167,13 @@ TEST_CASE("work: drop_oldest makes room by what waits longest, and counts it", "
   CHECK(rig.row().dropped == 1);
   const auto held = rig.take(rig.peer).first;  // 1: its slot is the next to be used
   CHECK(rig.number_of(rig.peer, held) == 1);
-  // All that waits can be dropped; what is worked on cannot.
+  // What is worked on cannot be dropped, and dropping others would not free its slot.
   CHECK(rig.push_block(rig.queue, *rig.lane, 5) == Status::full);
-  CHECK(rig.row().dropped == 4);
+  CHECK(rig.row().dropped == 1);
   CHECK(rig.row().refused == 1);
   must(rig.peer.acknowledge(held));
   must(rig.push_block(rig.queue, *rig.lane, 6));
-  CHECK(rig.take(rig.peer).second == 6);
+  CHECK(rig.take(rig.peer).second == 2);
 }
 
 TEST_CASE("work: fail refuses and counts", "[ipc][work]") {
@@ -219,6 +221,43 @@ TEST_CASE("work: a ledger without a free cell is told, and nothing is taken", "[
   CHECK(end.push(work_message(1)) == Status::no_cell);
   for (const auto cell : cells) small->heap().unreserve_cell(cell);
   CHECK(rig.take(end).second == 0);
+}
+
+TEST_CASE("work: who gives back late does not lose the front", "[ipc][work]") {
+  WorkRig rig({.capacity = 1});
+  const auto late = rig.another_lane();
+  auto stopped = rig.open(*late);
+  // As a lane leaves it that is stopped before it leases position 0, and killed much later.
+  const auto cell = must(late->heap().reserve_cell());
+  store(late->heap().cell(cell).aux, cell_aux::make(cell_aux::lease, rig.id.index, rig.id.era, 0), release);
+  for (std::uint64_t i = 0; i < 300; ++i) {
+    must(rig.queue.push(work_message(i)));
+    must(rig.peer.acknowledge(rig.take(rig.peer).first));
+  }
+  recover_lane(rig.segment(), late->id());
+  must(rig.queue.push(work_message(300)));
+  CHECK(rig.peer.has_message());
+  CHECK(rig.take(rig.peer).second == 300);
+}
+
+TEST_CASE("work: what is passed while it is pushed comes before what its producer pushed later",
+          "[ipc][work]") {
+  if (!has_crash_points) {
+    WARN("skipped: this build has no crash points (SLUICE_CRASH_POINTS)");
+    return;
+  }
+  WorkRig rig;
+  std::optional<std::uint64_t> first;
+  {
+    // In the middle of a push of 0: somebody else pushes 1, and whoever takes gets that.
+    const Meanwhile meanwhile("work.push.filled", [&] {
+      must(rig.peer.push(work_message(1)));
+      first = rig.take(rig.peer).second;
+    });
+    must(rig.queue.push(work_message(0)));
+  }
+  CHECK(first == 1);
+  CHECK(rig.take(rig.peer).second == 0);
 }
 
 // ---- Creating --------------------------------------------------------------------------------------------
