@@ -31,7 +31,7 @@ struct Asleep {
     while (load(bell.waiting, seq_cst) == 0 || !sleeps(child.pid())) std::this_thread::yield();
   }
   bool is_marked() const {
-    return (queue_row(rig.segment(), id.index).consumers_waiting >> (*lane_id % 64) & 1) != 0;
+    return (load(queue_row(rig.segment(), id.index).consumers_waiting, relaxed) >> (*lane_id % 64) & 1) != 0;
   }
   void check_the_other_is_woken() {
     for (int round = 0; round < 6; ++round) {

@@ -36,7 +36,7 @@ struct BridgeRig : Rig {
     pollfd descriptor{bridge->fd(), POLLIN, 0};
     return ::poll(&descriptor, 1, timeout_ms) == 1;
   }
-  bool watches() const { return queue_row(segment(), work_id.index).consumers_waiting != 0; }
+  bool watches() const { return load(queue_row(segment(), work_id.index).consumers_waiting, relaxed) != 0; }
   std::uint64_t drain() {
     std::uint64_t taken = consumer.acknowledge_many(1000);
     while (const auto lease = queue.take()) {

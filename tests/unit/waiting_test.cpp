@@ -31,7 +31,8 @@ struct WaitRig : Rig {
   QueueRow& row(QueueId id) const { return queue_row(segment(), id.index); }
   bool has_marks() const {
     for (const auto id : {first_id, second_id, stream_id})
-      if (row(id).consumers_waiting != 0 || row(id).producers_waiting != 0) return true;
+      if ((load(row(id).consumers_waiting, relaxed) | load(row(id).producers_waiting, relaxed)) != 0)
+        return true;
     return false;
   }
 
@@ -162,7 +163,7 @@ TEST_CASE("waiting: a waker that claimed a sleeper and died does not keep the ne
   auto end = rig.open(*other, rig.first_id);
   Sleeper one(*rig.lane, {rig.first.messages()}), two(*other, {end.messages()});
   auto& bell = rig.lane->row().doorbell;
-  bell.waiting = doorbell_word::claimed(bell.waiting);
+  store(bell.waiting, doorbell_word::claimed(load(bell.waiting, relaxed)), relaxed);
   const auto before = load(other->row().doorbell.sequence, relaxed);
   must(rig.to_first.push(plain_message()));
   CHECK(load(other->row().doorbell.sequence, relaxed) == before + 1);
