@@ -41,6 +41,15 @@ class OnlyWakeUps {
 
 inline constexpr auto lost = std::chrono::seconds(8);  // a wait that takes so long has lost its wake-up
 
+/// wait_any(), but one that took its whole time is a timeout, also when it found something at its end.
+inline std::expected<std::size_t, Status> wait_awake(Lane& lane, std::span<const WaitSource> sources,
+                                                     std::chrono::nanoseconds timeout = lost) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto found = wait_any(lane, sources, timeout);
+  if (std::chrono::steady_clock::now() - begin >= timeout) return std::unexpected(Status::timeout);
+  return found;
+}
+
 /// What /proc says of a thread: R, S, T, …
 inline char state_of(pid_t thread) {
   std::ifstream file(fmt::format("/proc/{}/stat", thread));
@@ -57,7 +66,7 @@ class Sleeper {
   Sleeper(Lane& lane, std::vector<WaitSource> sources, std::chrono::nanoseconds timeout = lost)
       : lane_(lane), thread_([this, &lane, timeout, list = std::move(sources)] {
           id_ = ::gettid();
-          result_ = wait_any(lane, list, timeout);
+          result_ = wait_awake(lane, list, timeout);
           over_ = true;
         }) {
     while (!is_asleep() && !over_) std::this_thread::yield();

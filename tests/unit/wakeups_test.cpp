@@ -58,7 +58,7 @@ void pause(std::mt19937& random) {
 }
 
 bool wait(Lane& lane, std::span<const WaitSource> sources, Progress& progress) {
-  const auto woken = wait_any(lane, sources, sleep_max);
+  const auto woken = wait_awake(lane, sources, sleep_max);
   if (!woken) ++progress.faults;
   return woken.has_value() && !progress.given_up;
 }
