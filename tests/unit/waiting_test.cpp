@@ -198,6 +198,14 @@ TEST_CASE("waiting: lanes that share a mark lose no wake-up", "[ipc][waiting][th
     for (int i = 0; i < 2; ++i) must(rig.first.acknowledge(must(rig.first.take())));
     REQUIRE_FALSE(rig.has_marks());
   }
+  // One that goes without a message takes the mark away as well.
+  for (int round = 0; round < 10; ++round) {
+    Sleeper stays(high, {high_queue.messages()});
+    CHECK(Sleeper(low, {low_queue.messages()}, 5ms).result().error() == Status::timeout);
+    must(rig.to_first.push(plain_message()));
+    REQUIRE(stays.result().has_value());
+    must(rig.first.acknowledge(must(rig.first.take())));
+  }
 }
 
 TEST_CASE("waiting: it ends at its time, and leaves no mark", "[ipc][waiting]") {
