@@ -92,18 +92,19 @@ std::span<std::byte> Received::writable() noexcept {
   return queue == nullptr ? std::span<std::byte>{} : queue->bytes(lease_);
 }
 
-Status Received::forward(Producer& to, Message message, std::chrono::nanoseconds timeout) noexcept {
+Status Received::forward(Producer& to, const Message& message, std::chrono::nanoseconds timeout) noexcept {
   if (!open()) return Status::stale;
   auto* queue = std::get_if<WorkQueue>(&consumer_->end_);
   if (queue == nullptr) return Status::bad_argument;
-  if (message.offset == 0 && message.length == 0) {
-    message.offset = message_->offset;
-    message.length = message_->length;
+  auto told = message;
+  if (told.offset == 0 && told.length == 0) {
+    told.offset = message_->offset;
+    told.length = message_->length;
   }
   const auto block = find_block(consumer_->lane_->segment(), {message_->handle});
   const std::uint64_t bytes = message_->handle != 0 && block ? block->bytes : 0;
-  if (message.offset > bytes || message.length > bytes - message.offset) return Status::bad_argument;
-  const auto status = to.forward(*queue, lease_, message, timeout);
+  if (told.offset > bytes || told.length > bytes - told.offset) return Status::bad_argument;
+  const auto status = to.forward(*queue, lease_, told, timeout);
   if (status == Status::ok) end()->in_hand_ = false;
   return status;
 }

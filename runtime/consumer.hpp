@@ -59,7 +59,7 @@ class Received {
   /// message's offset and length are of its block; both 0: as they were.
   /// errors  as that; stale; bad_argument  one of both is no work queue, both are the same, or the bytes are not the
   ///         block's
-  Status forward(Producer& to, Message message, std::chrono::nanoseconds timeout = forever) noexcept;
+  Status forward(Producer& to, const Message& message, std::chrono::nanoseconds timeout = forever) noexcept;
 
  private:
   friend class Consumer;

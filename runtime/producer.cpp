@@ -13,6 +13,12 @@ std::unexpected<Error> cannot_open(std::string_view name, Status status) {
                                   status == Status::busy ? "another lane does" : to_string(status)));
 }
 
+Message of_a_kind(const Message& message) noexcept {
+  auto told = message;
+  if (told.kind == MessageKind::none) told.kind = MessageKind::user;
+  return told;
+}
+
 WaitSource room_of(StreamProducer& stream) noexcept { return stream.room_source(); }
 WaitSource room_of(WorkQueue& queue) noexcept { return queue.room(); }
 WaitSource room_of(Publisher& publisher) noexcept { return publisher.source(); }
@@ -37,17 +43,19 @@ Expected<Producer> Producer::open(Lane& lane, std::string_view name) {
   return fail(Status::bad_argument, fmt::format("queue {}: found an extent map, expected a queue", name));
 }
 
-Status Producer::publish(MemoryBlock&& block, Message message, std::chrono::nanoseconds timeout) noexcept {
+Status Producer::publish(MemoryBlock&& block, const Message& message,
+                         std::chrono::nanoseconds timeout) noexcept {
   if (!block || &block.lane() != lane_) return Status::stale;
   if (block.offset() + block.size() > ~std::uint32_t{0}) return Status::too_large;
-  message.offset = static_cast<std::uint32_t>(block.offset());
-  message.length = static_cast<std::uint32_t>(block.size());
-  const auto status = push(message, block.reference(), timeout);
+  auto told = message;
+  told.offset = static_cast<std::uint32_t>(block.offset());
+  told.length = static_cast<std::uint32_t>(block.size());
+  const auto status = push(told, block.reference(), timeout);
   if (status == Status::ok) block.detach();
   return status;
 }
 
-Status Producer::publish(Message message, std::chrono::nanoseconds timeout) noexcept {
+Status Producer::publish(const Message& message, std::chrono::nanoseconds timeout) noexcept {
   return push(message, {}, timeout);
 }
 
@@ -68,20 +76,21 @@ Status Producer::wait_for_room(std::chrono::nanoseconds timeout, Try&& try_once)
   return status;
 }
 
-Status Producer::push(Message message, Reference reference, std::chrono::nanoseconds timeout) noexcept {
-  if (message.kind == MessageKind::none) message.kind = MessageKind::user;
+Status Producer::push(const Message& message, Reference reference,
+                      std::chrono::nanoseconds timeout) noexcept {
+  const auto told = of_a_kind(message);
   return wait_for_room(timeout, [&] {
-    return std::visit([&](auto& end) { return reference ? end.push(message, reference) : end.push(message); },
+    return std::visit([&](auto& end) { return reference ? end.push(told, reference) : end.push(told); },
                       end_);
   });
 }
 
-Status Producer::forward(WorkQueue& from, const WorkLease& lease, Message message,
+Status Producer::forward(WorkQueue& from, const WorkLease& lease, const Message& message,
                          std::chrono::nanoseconds timeout) noexcept {
   auto* to = std::get_if<WorkQueue>(&end_);
   if (to == nullptr) return Status::bad_argument;
-  if (message.kind == MessageKind::none) message.kind = MessageKind::user;
-  return wait_for_room(timeout, [&] { return from.forward(lease, *to, message); });
+  const auto told = of_a_kind(message);
+  return wait_for_room(timeout, [&] { return from.forward(lease, *to, told); });
 }
 
 void Producer::close() noexcept {

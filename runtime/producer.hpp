@@ -49,10 +49,10 @@ class Producer {
   /// timeout  how long to wait for room, where the queue's policy is to block
   /// errors   too_large  4 GiB or more; full  by the policy, or in time; closed; interrupted  a signal came; stale, busy, no_cell
   ///          Nothing changed then, the block is still the caller's
-  Status publish(MemoryBlock&& block, Message message = {},
+  Status publish(MemoryBlock&& block, const Message& message = {},
                  std::chrono::nanoseconds timeout = forever) noexcept;
   /// Publish a message without a block.
-  Status publish(Message message, std::chrono::nanoseconds timeout = forever) noexcept;
+  Status publish(const Message& message, std::chrono::nanoseconds timeout = forever) noexcept;
   /// Publish a value, in a block of its own.  errors  and those of allocate()
   template <Plain T>
   Status publish_value(const T& value, std::chrono::nanoseconds timeout = forever) noexcept {
@@ -73,8 +73,8 @@ class Producer {
   Producer(Lane& lane, QueueRow& row, End end) noexcept : lane_(&lane), row_(&row), end_(std::move(end)) {}
   template <class Try>
   Status wait_for_room(std::chrono::nanoseconds timeout, Try&& try_once) noexcept;
-  Status push(Message message, Reference reference, std::chrono::nanoseconds timeout) noexcept;
-  Status forward(WorkQueue& from, const WorkLease& lease, Message message,
+  Status push(const Message& message, Reference reference, std::chrono::nanoseconds timeout) noexcept;
+  Status forward(WorkQueue& from, const WorkLease& lease, const Message& message,
                  std::chrono::nanoseconds timeout) noexcept;
 
   Lane* lane_;

@@ -98,7 +98,7 @@ void produce_stream(Lane& lane, StreamProducer& producer, Progress& progress, un
     const auto status = i % 3 == 0 ? producer.push_many(std::vector<Message>(2, plain_message(i))).status
                                    : producer.push(plain_message(i));
     if (status == Status::ok) {
-      i += i % 3 == 0 ? 2 : 1;
+      i += i % 3 == 0 ? 2U : 1U;
       pause(random);
     } else if (!wait(lane, std::span(&room, 1), progress)) {
       break;
