@@ -182,6 +182,14 @@ TEST_CASE("doorbell: ringing wakes the sleeper at once", "[ipc][threads]") {
   CHECK(steady_clock::now() - begin < 10s);
 }
 
+TEST_CASE("doorbell: whoever sees the mark of a sleep finds it announced", "[ipc]") {
+  must(register_waiter());
+  Doorbell bell{};
+  bool was_announced = false;
+  (void)prepare_wait(bell, [&] { was_announced = bell.waiting == doorbell_word::asleep(0); });
+  CHECK(was_announced);
+}
+
 TEST_CASE("doorbell: a sleep is claimed once, also by a waker that died before it rang", "[ipc]") {
   Doorbell bell{};
   CHECK_FALSE(detail::ring_for_one(bell));
