@@ -9,6 +9,7 @@
 #include <csignal>
 #include <thread>
 
+#include <sched.h>
 #include <sys/time.h>
 
 namespace sluice::test {
@@ -51,12 +52,25 @@ struct Turns {
   }
 };
 
+/// On the nth CPU of those that this process may use: two threads on one CPU do not race.
+void stay_on(std::size_t nth) {
+  cpu_set_t all, one;
+  if (::sched_getaffinity(0, sizeof all, &all) != 0 || CPU_COUNT(&all) <= static_cast<int>(nth)) return;
+  CPU_ZERO(&one);
+  for (std::size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(cpu, &all) && nth-- == 0) CPU_SET(cpu, &one);
+  ::sched_setaffinity(0, sizeof one, &one);
+}
+
 /// The one race that matters, again and again: a waker makes the condition true and looks for a sleeper while a
 /// sleeper announces itself and looks at the condition. That both miss each other is what must not be.
 class Race {
  public:
   void wake() {
     for (std::uint64_t round = 1; meet(); ++round) {
+      stagger(round * 0x9e3779b97f4a7c15);
+      touch(
+          round);  // as a producer's message: its lines were the consumer's, and what follows waits behind them
       store(condition_, round, relaxed);
       ring(bell_);
       if (!meet()) return;
@@ -65,6 +79,8 @@ class Race {
 
   void sleep(std::uint64_t rounds, steady_clock::time_point deadline) {
     for (std::uint64_t round = 1; round <= rounds && steady_clock::now() < deadline && meet(); ++round) {
+      touch(round);
+      stagger(round * 0xc2b2ae3d27d4eb4f);
       const auto seen = prepare_wait(bell_);
       const bool saw_condition = load(condition_, relaxed) == round;
       if (!meet()) return;
@@ -79,6 +95,15 @@ class Race {
   std::uint64_t lost = 0, seen_first = 0, rung_first = 0;
 
  private:
+  void touch(std::uint64_t round) {
+    for (auto& line : lines_) store(line.word, round, relaxed);
+  }
+
+  // Without it one side is always the first, by a cache line's way: now the one, now the other.
+  static void stagger(std::uint64_t hash) {
+    for (auto steps = hash >> 54; steps > 0; --steps) std::atomic_signal_fence(seq_cst);
+  }
+
   // Both sides leave this at nearly the same time; false when the race is over.
   bool meet() {
     const auto arrived = arrived_.fetch_add(1) + 1;
@@ -90,6 +115,10 @@ class Race {
     return true;
   }
 
+  struct alignas(128) Line {
+    std::uint64_t word = 0;
+  };
+  Line lines_[16];
   alignas(128) Doorbell bell_ = {};
   alignas(128) std::uint64_t condition_ = 0;
   alignas(128) std::atomic<std::uint64_t> arrived_{0};
@@ -108,8 +137,8 @@ TEST_CASE("doorbell: a waker and a sleeper never both miss each other", "[ipc][t
   must(register_waiter());
   Race race;
   {
-    const std::jthread waker([&] { race.wake(); });
-    race.sleep(30'000, steady_clock::now() + 4s);
+    const std::jthread waker([&] { stay_on(0), race.wake(); });
+    const std::jthread sleeper([&] { stay_on(1), race.sleep(30'000, steady_clock::now() + 4s); });
   }
   CAPTURE(race.seen_first, race.rung_first);
   CHECK(race.lost == 0);
