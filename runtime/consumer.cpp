@@ -101,9 +101,12 @@ Status Received::forward(Producer& to, const Message& message, std::chrono::nano
     told.offset = message_->offset;
     told.length = message_->length;
   }
-  const auto block = find_block(consumer_->lane_->segment(), {message_->handle});
-  const std::uint64_t bytes = message_->handle != 0 && block ? block->bytes : 0;
-  if (told.offset > bytes || told.length > bytes - told.offset) return Status::bad_argument;
+  // Without a block the numbers are the application's own.
+  if (message_->handle != 0) {
+    const auto block = find_block(consumer_->lane_->segment(), {message_->handle});
+    if (!block || told.offset > block->bytes || told.length > block->bytes - told.offset)
+      return Status::bad_argument;
+  }
   const auto status = to.forward(*queue, lease_, told, timeout);
   if (status == Status::ok) end()->in_hand_ = false;
   return status;
@@ -111,20 +114,19 @@ Status Received::forward(Producer& to, const Message& message, std::chrono::nano
 
 // ---- Opening ---------------------------------------------------------------------------------------------
 
-Consumer::Consumer(Lane& lane, QueueRow& row, SubscriberPolicy policy, End end) noexcept
-    : lane_(&lane), row_(&row), policy_(policy), end_(std::move(end)) {}
+Consumer::Consumer(Lane& lane, SubscriberPolicy policy, End end) noexcept
+    : lane_(&lane), policy_(policy), end_(std::move(end)) {}
 
-Consumer::Consumer(Consumer&& other) noexcept
-    : Consumer(*other.lane_, *other.row_, other.policy_, std::move(other.end_)) {
+Consumer::Consumer(Consumer&& other) noexcept : Consumer(*other.lane_, other.policy_, std::move(other.end_)) {
   stopped_ = other.stopped_.load();
 }
 
 Expected<Consumer> Consumer::open(Lane& lane, std::string_view name, const SubscriberOptions& options) {
   const auto queue = find_queue(lane.segment(), name);
   if (!queue) return std::unexpected(queue.error());
-  auto& row = queue_row(lane.segment(), queue->index);
+  const auto& row = queue_row(lane.segment(), queue->index);
   const auto made = [&](auto end) -> Expected<Consumer> {
-    if (end) return Consumer(lane, row, options.policy, std::move(*end));
+    if (end) return Consumer(lane, options.policy, std::move(*end));
     return fail(end.error(), fmt::format("queue {}: cannot be consumed: {}", name,
                                          end.error() == Status::busy ? "another lane consumes it"
                                                                      : to_string(end.error())));

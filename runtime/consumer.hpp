@@ -131,16 +131,14 @@ class Consumer {
  private:
   friend class Received;
   using End = std::variant<StreamConsumer, WorkQueue, Subscriber>;
-  Consumer(Lane& lane, QueueRow& row, SubscriberPolicy policy, End end) noexcept;
+  Consumer(Lane& lane, SubscriberPolicy policy, End end) noexcept;
   std::expected<Received, Status> try_receive() noexcept;
   std::expected<void, Status> look(StreamConsumer& stream, Received& received) noexcept;
   std::expected<void, Status> look(WorkQueue& queue, Received& received) noexcept;
   std::expected<void, Status> look(Subscriber& subscriber, Received& received) noexcept;
   void go_on() noexcept;
-  static std::span<const std::byte> bytes_of(const Segment& segment, const Message& message) noexcept;
 
   Lane* lane_;
-  QueueRow* row_;
   SubscriberPolicy policy_;
   End end_;
   bool in_hand_ = false;  // of a stream or broadcast: its first message is somebody's

@@ -47,7 +47,8 @@ class Producer {
   ///
   /// message  what consumers are told besides; offset, length and handle are the block's, kind none becomes user
   /// timeout  how long to wait for room, where the queue's policy is to block
-  /// errors   too_large  4 GiB or more; full  by the policy, or in time; closed; interrupted  a signal came; stale, busy, no_cell
+  /// errors   too_large  4 GiB or more; full  by the policy, or in time; closed; interrupted  a signal came
+  ///          stale, busy, no_cell
   ///          Nothing changed then, the block is still the caller's
   Status publish(MemoryBlock&& block, const Message& message = {},
                  std::chrono::nanoseconds timeout = forever) noexcept;

@@ -3,7 +3,7 @@
 set -euo pipefail
 
 bin="${SLUICE_BIN_DIR:?the directory of the programs}"
-work="$(mktemp -d /dev/shm/sluice-examples-XXXXXX)"
+work="$(mktemp -d /dev/shm/sluice-examples-XXXXXX)"  # tmpfs, where segments are at home
 readonly bin work
 pids=()
 failures=0
@@ -45,7 +45,7 @@ has_queue() {  # until somebody has made it
   done
 }
 
-# Every line of a text arrives once, in order; the first reader is killed on the way.
+# Every line of a text arrives once, in order.
 stream_example() {
   segment
   seq 1 20000 >"$work/lines.in"

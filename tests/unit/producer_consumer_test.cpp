@@ -173,6 +173,16 @@ TEST_CASE("a message goes on to the next stage with its block", "[runtime][queue
   CHECK(arrived.as<Point>()->x == 5);
   CHECK(arrived.forward(next, {}) == Status::bad_argument);  // another lane's, and the same queue
   must(arrived.acknowledge());
+  must(producer.publish({.length = 77}));  // no block: the length is the application's own
+  auto told = must(consumer.receive());
+  must(told.forward(next, told.message()));
+  auto blockless = must(last.receive());
+  CHECK(blockless.message().length == 77);
+  must(blockless.acknowledge());
+  must(producer.publish_value(Point{1, 2}));
+  auto whole = must(consumer.receive());
+  CHECK(whole.forward(next, {.length = 1U << 20}) == Status::bad_argument);
+  must(whole.acknowledge());
   must(create_stream(*ends.lane, "s", 4));
   auto stream = must(Producer::open(*ends.other, "s"));
   must(producer.publish(Message{}));
