@@ -102,7 +102,7 @@ class Structures final : public ReferenceSource {
           segment, index, ring, claims,
           [&](std::string what) { report.violations.push_back({std::move(what), key}); }, reference);
     else
-      messages(segment, index, ring, report, reference);
+      messages(segment, index, ring, claims, report, reference);
   }
 
   static void extents(const Segment& segment, std::uint32_t index, const ExtentSlots& map,
@@ -178,7 +178,8 @@ class Structures final : public ReferenceSource {
   }
 
   static void messages(const Segment& segment, std::uint32_t index, const StreamRing& ring,
-                       AuditReport& report, const std::function<void(Handle)>& reference) {
+                       const WorkClaims& claims, AuditReport& report,
+                       const std::function<void(Handle)>& reference) {
     const auto& row = queue_row(segment, index);
     const auto key = queue_key + index;
     check_claim(segment, row.producer, report, key, "queue {}: its producer is lane {}", index);
@@ -193,10 +194,12 @@ class Structures final : public ReferenceSource {
     if (const auto delivered = load(row.delivered, acquire); delivered > pushed_messages(ring, row))
       violation(report, key, "queue {}: {} delivered of {} pushed", index, delivered, tail);
     report.counts.queue_messages += tail - head;
+    const auto consumer = lane_claim::Lane::get(load(row.consumer, acquire));
     for (auto position = head; position < tail; ++position) {
       // Read once: a live producer may be filling the slot again by now.
       const auto& slot = ring.at(position);
-      if (const Handle handle{load(slot.handle, relaxed)}) reference(handle);
+      const Handle handle{load(slot.handle, relaxed)};
+      if (handle && !claims.has_moved_on(index, position, static_cast<LaneId>(consumer))) reference(handle);
     }
   }
 

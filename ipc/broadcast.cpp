@@ -213,13 +213,31 @@ Status Publisher::push(const Message& message) noexcept {
   return Status::ok;
 }
 
+// The block lies in another queue's slot, from which only this lane takes: it is its sole holder's to make findable. If
+// the lane dies before it is here, it is findable where it is, and nothing else is different.
+std::expected<std::uint64_t, Status> Publisher::make_place(Handle handle, std::uint32_t) noexcept {
+  auto status = make_slot();
+  if (status == Status::ok && handle) status = end_.lane->heap().make_findable_of(handle);
+  if (status != Status::ok) return std::unexpected(status);
+  return tail_;
+}
+
+void Publisher::arrive(std::uint64_t, const Message& message, Handle handle, std::uint32_t cell) noexcept {
+  end_.arrive(tail_, message, handle, cell);
+}
+
+void Publisher::arrived(std::uint64_t, std::uint64_t bytes) noexcept {
+  end_.told(tail_, 1, bytes);
+  wake_all(end_.segment(), end_.row->consumers_waiting);
+}
+
 void Publisher::close() noexcept {
   closed_ = true;
   store(end_.row->closed, 1, release);  // C1 -> C2 (ended): the stamps precede it
   wake_all(end_.segment(), end_.row->consumers_waiting);
 }
 
-WaitSource Publisher::source() noexcept {
+WaitSource Publisher::room_source() noexcept {
   // Not const in truth: looking for room remembers what it finds.
   const auto has_room = [](const void* of) noexcept {
     auto& self = *const_cast<Publisher*>(static_cast<const Publisher*>(of));

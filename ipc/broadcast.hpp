@@ -14,6 +14,7 @@
 // source: Thompson et al. 2011 (Disruptor: gating sequences); Lamport 1977 (reading beside a writer)
 #pragma once
 
+#include "ipc/forward.hpp"
 #include "ipc/message_ring.hpp"
 #include "ipc/waiting.hpp"
 
@@ -70,13 +71,17 @@ class Publisher {
   std::uint64_t capacity() const noexcept { return end_.capacity(); }
   QueueId id() const noexcept { return end_.id; }
   explicit operator bool() const noexcept { return end_.row != nullptr; }
-  /// Ready when there is room. For as long as this object stays where it is.
-  WaitSource source() noexcept;
+  /// Ready when there is room. For as long as this object stays where it is; by the lane's thread.
+  WaitSource room_source() noexcept;
 
  private:
+  friend class Forward;
   static constexpr std::uint32_t nobody = ~std::uint32_t{0};
   struct Survey;
 
+  std::expected<std::uint64_t, Status> make_place(Handle handle, std::uint32_t cell) noexcept;
+  void arrive(std::uint64_t position, const Message& message, Handle handle, std::uint32_t cell) noexcept;
+  void arrived(std::uint64_t position, std::uint64_t bytes) noexcept;
   Status make_slot() noexcept;
   Status drop_until(std::uint64_t floor) noexcept;
   void clear(std::uint64_t least, std::uint64_t target) noexcept;
@@ -147,6 +152,7 @@ class Subscriber {
   /// Go past the next message.  errors  as take(), but those of a reference
   Status advance() noexcept;
 
+  // Any thread may ask these four.
   bool has_message() const noexcept;  // or has lost some
   bool ready() const noexcept;        // there is a message, or there is an end
   bool ended() const noexcept;        // the publisher has closed it and everything was read
@@ -159,10 +165,11 @@ class Subscriber {
   std::uint64_t lag() const noexcept;                    // messages published and not read
   QueueId id() const noexcept { return end_.id; }
   explicit operator bool() const noexcept { return end_.row != nullptr; }
-  /// Ready as ready(). For as long as this object stays where it is.
-  WaitSource source() const noexcept;
+  /// Ready as ready(), for wait_any(), as long as this object stays where it is. Any thread may look.
+  WaitSource messages() const noexcept;
 
  private:
+  bool is_there(std::uint64_t position) const noexcept;
   std::expected<Message, Status> next() noexcept;
   Status pass() noexcept;
   void step(std::uint32_t length) noexcept;

@@ -1,6 +1,7 @@
 #include "ipc/lane.hpp"
 
 #include "ipc/doorbell.hpp"
+#include "ipc/forward.hpp"
 #include "ipc/queues.hpp"
 #include "ipc/waiting.hpp"
 #include "ipc/work_queue.hpp"
@@ -96,7 +97,10 @@ LaneRecovery recover_lane(const Segment& segment, LaneId id) noexcept {
     if (kind == cell_aux::push || kind == cell_aux::pop || kind == cell_aux::extent) {
       ++report.moves;
       if (!moving_cell_holds(segment, {load(cell.handle, relaxed)}, aux)) store(cell.handle, 0, release);
-    } else if (kind >= cell_aux::claim && kind <= cell_aux::forwarded) {
+    } else if (kind == cell_aux::forward || kind == cell_aux::forwarded) {
+      ++report.moves;
+      settle_forward(lane, cell);
+    } else if (kind >= cell_aux::claim && kind <= cell_aux::acknowledge) {
       ++report.moves;
       settle_work_cell(lane, cell);
     }

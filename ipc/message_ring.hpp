@@ -63,6 +63,10 @@ struct RingEnd {
   void put(std::uint64_t& tail, const Message& message) const noexcept { publish(tail, message, {}); }
   void told(std::uint64_t tail, std::uint64_t messages, std::uint64_t bytes) const noexcept;
 
+  /// Push into the slot of position `tail` a message whose block lies in another queue's: the half of a forward that
+  /// moves it (forward.hpp). `cell` tells of it, and holds nothing.
+  void arrive(std::uint64_t& tail, const Message& message, Handle handle, std::uint32_t cell) const noexcept;
+
   /// Move the reference of the message at `head` into a cell of the lane, null if it has no block; count head up.
   /// errors  no_cell
   std::expected<Reference, Status> pop(std::uint64_t& head) const noexcept;
@@ -93,6 +97,13 @@ inline void RingEnd::put(std::uint64_t& tail, const Message& message, Reference 
   store(cell.aux, cell_aux::at_rest, release);
   crash_point("stream.push.cleared");
   heap.unreserve_cell(reference.cell);
+}
+
+inline void RingEnd::arrive(std::uint64_t& tail, const Message& message, Handle handle,
+                            std::uint32_t cell) const noexcept {
+  store(lane->heap().cell(cell).aux, cell_aux::make(cell_aux::push, id.index, id.era, tail), release);
+  crash_point("queue.forward.announced");  // recovery: not stamped, it stays where it is
+  publish(tail, message, handle);
 }
 
 inline void RingEnd::told(std::uint64_t tail, std::uint64_t messages, std::uint64_t bytes) const noexcept {

@@ -293,7 +293,8 @@ bool moving_cell_holds(const Segment& segment, Handle handle, std::uint64_t aux)
     const auto map = sound_extents(segment, row);
     return !map || position >= map->count() || map->at(position) != handle.value;  // X4 <- X3 (put)
   }
-  if (kind >= cell_aux::claim && kind <= cell_aux::forwarded) return work_cell_holds(segment, aux);
+  if (kind == cell_aux::forward || kind == cell_aux::forwarded) return false;
+  if (kind >= cell_aux::claim && kind <= cell_aux::acknowledge) return work_cell_holds(segment, aux);
   if (kind != cell_aux::push && kind != cell_aux::pop) return true;
   const auto ring = sound_ring(segment, row);
   if (!ring) return true;

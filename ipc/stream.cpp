@@ -97,6 +97,21 @@ StreamPushed StreamProducer::push_many(std::span<const Message> messages,
   return pushed;
 }
 
+std::expected<std::uint64_t, Status> StreamProducer::make_place(Handle, std::uint32_t) noexcept {
+  if (room() == 0) return std::unexpected(refuse());
+  return tail_;
+}
+
+void StreamProducer::arrive(std::uint64_t, const Message& message, Handle handle,
+                            std::uint32_t cell) noexcept {
+  end_.arrive(tail_, message, handle, cell);
+}
+
+void StreamProducer::arrived(std::uint64_t, std::uint64_t bytes) noexcept {
+  end_.told(tail_, 1, bytes);
+  ring_end(end_, end_.row->consumer, end_.row->consumers_waiting);
+}
+
 void StreamProducer::close() noexcept {
   store(end_.row->closed, 1, sluice::release);  // C1 -> C2 (ended): tail precedes it
   ring_end(end_, end_.row->consumer, end_.row->consumers_waiting);
@@ -223,7 +238,7 @@ bool StreamConsumer::ended() const noexcept {
 }
 
 // By the row, where this lane has stored it: who looks may be another thread.
-WaitSource StreamConsumer::messages() noexcept {
+WaitSource StreamConsumer::messages() const noexcept {
   return {this,
           [](const void* of) noexcept {
             const auto& end = static_cast<const StreamConsumer*>(of)->end_;

@@ -8,6 +8,7 @@
 // source: Lamport 1983; cached indices as in Rigtorp's SPSCQueue and Aeron
 #pragma once
 
+#include "ipc/forward.hpp"
 #include "ipc/message_ring.hpp"
 #include "ipc/waiting.hpp"
 
@@ -59,6 +60,10 @@ class StreamProducer {
   explicit operator bool() const noexcept { return end_.row != nullptr; }
 
  private:
+  friend class Forward;
+  std::expected<std::uint64_t, Status> make_place(Handle handle, std::uint32_t cell) noexcept;
+  void arrive(std::uint64_t position, const Message& message, Handle handle, std::uint32_t cell) noexcept;
+  void arrived(std::uint64_t position, std::uint64_t bytes) noexcept;
   Status refuse() noexcept;
   void release_role() noexcept;
 
@@ -98,11 +103,21 @@ class StreamConsumer {
   /// returns  how many: fewer where there are no more messages, or no more free cells
   std::size_t acknowledge_many(std::size_t count) noexcept;
 
+  /// Push `message` with the block of the oldest message to another queue, of which `to` is the end of the same lane,
+  /// and take that message, in one: whenever this process dies, the block is in one of both.
+  ///
+  /// to      a StreamProducer, a WorkQueue, or a Publisher, which makes the block findable: nobody changes it any more
+  /// errors  empty; as push() of `to`; stale  the message names no live block; no_cell
+  ///         bad_argument  the same queue, or another lane's end. The message is where it was then
+  /// source  docs/recovery.md#forward
+  template <class To>
+  Status forward(To& to, const Message& message) noexcept;
+
   bool empty() const noexcept { return !is_there(0); }
   /// The producer has closed it and everything was taken.
   bool ended() const noexcept;
   /// A message, or the end, for wait_any(), as long as this object stays where it is. Any thread may look.
-  WaitSource messages() noexcept;
+  WaitSource messages() const noexcept;
   QueueId id() const noexcept { return end_.id; }
   explicit operator bool() const noexcept { return end_.row != nullptr; }
 

@@ -89,9 +89,12 @@ void Subscriber::leave() noexcept {
 bool Subscriber::disconnected() const noexcept { return load(row_->disconnected, acquire) == join_; }
 
 // Stamps of a slot only grow: a smaller one than ours is an earlier round's, a larger one says that we were passed.
-bool Subscriber::has_message() const noexcept {
-  return load(end_.at(position_).stamp, acquire) > position_;  // S4 <- S1 (push)
+bool Subscriber::is_there(std::uint64_t position) const noexcept {
+  return load(end_.at(position).stamp, acquire) > position;  // S4 <- S1 (push)
 }
+
+// By the row, where this lane has stored it: who looks may be another thread.
+bool Subscriber::has_message() const noexcept { return is_there(load(row_->cursor, relaxed) - 1); }
 
 bool Subscriber::ended() const noexcept {
   const bool closed = load(end_.row->closed, acquire) != 0;  // C2 <- C1 (close)
@@ -106,7 +109,7 @@ bool Subscriber::ready() const noexcept {
 std::expected<Message, Status> Subscriber::next() noexcept {
   for (;;) {
     if (disconnected()) return std::unexpected(Status::disconnected);
-    if (!has_message()) return std::unexpected(ended() ? Status::closed : Status::empty);
+    if (!is_there(position_)) return std::unexpected(ended() ? Status::closed : Status::empty);
     const auto message = copy_message(end_.at(position_));
     // B10 <- B9 (drop_until): who has read a byte of a later message finds the floor above this one.
     std::atomic_thread_fence(acquire);
@@ -166,7 +169,7 @@ std::expected<TakenMessage, Status> Subscriber::take() noexcept {
 }
 
 const Message* Subscriber::peek() noexcept {
-  return policy_ == SubscriberPolicy::block && has_message() ? &end_.at(position_) : nullptr;
+  return policy_ == SubscriberPolicy::block && is_there(position_) ? &end_.at(position_) : nullptr;
 }
 
 std::span<const std::byte> Subscriber::bytes(const Message& message) const noexcept {
@@ -191,7 +194,7 @@ std::uint64_t Subscriber::lag() const noexcept {
   return tail > position_ ? tail - position_ : 0;
 }
 
-WaitSource Subscriber::source() const noexcept {
+WaitSource Subscriber::messages() const noexcept {
   const auto is_ready = [](const void* of) noexcept { return static_cast<const Subscriber*>(of)->ready(); };
   return {.of = this, .ready = is_ready, .marks = &end_.row->consumers_waiting};
 }

@@ -97,19 +97,18 @@ std::vector<WaitSource> TopicSubscriber::sources() const {
   const auto one = [](const void* of) noexcept { return static_cast<const Subscriber*>(of)->has_message(); };
   std::vector<WaitSource> sources{{.of = this, .ready = whole, .marks = nullptr}};
   for (const auto& ring : rings_)
-    sources.push_back({.of = &ring, .ready = one, .marks = ring.source().marks});
+    sources.push_back({.of = &ring, .ready = one, .marks = ring.messages().marks});
   return sources;
 }
 
 Expected<void> TopicSubscriber::wait(std::chrono::nanoseconds timeout) {
-  constexpr std::chrono::nanoseconds longest = std::chrono::hours(24 * 365);
-  const auto deadline = std::chrono::steady_clock::now() + std::min(timeout, longest);
+  const auto deadline = deadline_after(timeout);
   for (;;) {
     if (ready()) return {};
     const auto found = refresh();
     if (!found) return std::unexpected(found.error());
     if (*found != 0) continue;
-    const std::chrono::nanoseconds left = deadline - std::chrono::steady_clock::now();
+    const auto left = left_until(deadline);
     if (left <= std::chrono::nanoseconds::zero())
       return fail(Status::timeout, fmt::format("topic {}: no message in time", topic_));
     const auto waited =

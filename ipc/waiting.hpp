@@ -18,6 +18,7 @@
 #include "ipc/doorbell.hpp"
 #include "ipc/lane.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -50,6 +51,19 @@ struct WaitSource {
   std::uint64_t* marks = nullptr;  // null: who changes it knows the lane and rings it
   std::uint64_t* waits = nullptr;  // counts the waits for it that slept
 };
+
+inline constexpr auto forever = std::chrono::nanoseconds::max();
+
+using WaitClock = std::chrono::steady_clock;
+/// When a wait that begins now is over; forever does not overflow.
+inline WaitClock::time_point deadline_after(std::chrono::nanoseconds timeout) noexcept {
+  const auto now = WaitClock::now();
+  return timeout >= WaitClock::time_point::max() - now ? WaitClock::time_point::max() : now + timeout;
+}
+/// What one sleep may take of it: an hour at most.
+inline std::chrono::nanoseconds left_until(WaitClock::time_point deadline) noexcept {
+  return std::min<std::chrono::nanoseconds>(deadline - WaitClock::now(), std::chrono::hours(1));
+}
 
 /// Wait until a source is ready: look for a while, then sleep.
 ///

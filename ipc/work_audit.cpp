@@ -1,5 +1,6 @@
 #include "ipc/work_audit.hpp"
 
+#include "ipc/forward.hpp"
 #include "ipc/work_queue.hpp"
 #include "shm/block.hpp"
 

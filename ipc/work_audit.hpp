@@ -12,7 +12,7 @@
 
 namespace sluice {
 
-/// Who claims or leases which slot, by the cells of all lanes.
+/// Who claims or leases which slot of a work queue, or forwards what in a stream, by the cells of all lanes.
 class WorkClaims {
  public:
   explicit WorkClaims(const Segment& segment);
@@ -23,6 +23,11 @@ class WorkClaims {
   };
   /// The claim of a position (modulo 2^40) in a queue, null if nobody has one.
   const Claim* find(std::uint32_t queue, std::uint64_t position, LaneId lane) const noexcept;
+  /// Whether the lane has forwarded what lies there: another queue holds it then.
+  bool has_moved_on(std::uint32_t queue, std::uint64_t position, LaneId lane) const noexcept {
+    const auto* claim = find(queue, position & cell_aux::Position::max, lane);
+    return claim != nullptr && claim->has_moved_on;
+  }
 
  private:
   void gather(const Segment& segment, LaneId lane);

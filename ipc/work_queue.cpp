@@ -212,6 +212,18 @@ Status WorkQueue::push(const Message& message, Handle handle, std::uint32_t cell
   return Status::ok;
 }
 
+std::expected<std::uint64_t, Status> WorkQueue::make_place(Handle, std::uint32_t cell) noexcept {
+  return claim_slot(cell);
+}
+
+// The cell holds nothing, only tells of the claim.
+void WorkQueue::arrive(std::uint64_t position, const Message& message, Handle handle,
+                       std::uint32_t cell) noexcept {
+  store(lane_->heap().cell(cell).aux, aux(cell_aux::publish, position), sluice::release);
+  crash_point("queue.forward.announced");  // recovery: still WRITING, it stays where it is
+  publish(message, handle, position);
+}
+
 void WorkQueue::pushed(std::uint64_t position, std::uint64_t bytes) noexcept {
   fetch_add(row_->bytes_in, bytes, relaxed);
   if (position % high_water_step == 0)
@@ -252,7 +264,7 @@ void WorkQueue::reopen() noexcept {
 
 // ---- Waiting ---------------------------------------------------------------------------------------------
 
-WaitSource WorkQueue::messages() noexcept {
+WaitSource WorkQueue::messages() const noexcept {
   return {this,
           [](const void* of) noexcept {
             const auto& queue = *static_cast<const WorkQueue*>(of);
@@ -261,7 +273,7 @@ WaitSource WorkQueue::messages() noexcept {
           &row_->consumers_waiting, &row_->take_waits};
 }
 
-WaitSource WorkQueue::room() noexcept {
+WaitSource WorkQueue::room_source() noexcept {
   return {this,
           [](const void* of) noexcept {
             const auto& queue = *static_cast<const WorkQueue*>(of);

@@ -16,6 +16,7 @@
 // source: Vyukov's bounded queue (turns in slots); docs/recovery.md#work, docs/decisions/0013-leases-in-slots.md
 #pragma once
 
+#include "ipc/forward.hpp"
 #include "ipc/queues.hpp"
 #include "ipc/waiting.hpp"
 #include "ipc/work_layout.hpp"
@@ -91,10 +92,15 @@ class WorkQueue {
   std::expected<Reference, Status> keep(const WorkLease& lease) noexcept;
   /// Give it back, to be delivered again before those that were pushed later.  errors  stale
   Status reject(const WorkLease& lease) noexcept;
-  /// Push `message` with the leased block to another work queue and acknowledge, in one: whenever this process dies,
-  /// the block is in one of both.  errors  full, closed, no_cell, stale; bad_argument  the same queue. Nothing
-  /// changed then
-  Status forward(const WorkLease& lease, WorkQueue& to, const Message& message) noexcept;
+  /// Push `message` with the leased block to another queue, of which `to` is the end of the same lane, and acknowledge,
+  /// in one: whenever this process dies, the block is in one of both.
+  ///
+  /// to      a StreamProducer, a WorkQueue, or a Publisher, which makes the block findable: nobody changes it any more
+  /// errors  as push() of `to`; stale  no lease of this lane, or over, or no live block; no_cell
+  ///         bad_argument  the same queue, or another lane's end. The lease is as it was then
+  /// source  docs/recovery.md#forward
+  template <class To>
+  Status forward(const WorkLease& lease, To& to, const Message& message) noexcept;
 
   bool has_message() const noexcept;
   /// It is closed, and all messages are done, also those that others work on. Looks at every slot once it is closed.
@@ -102,14 +108,18 @@ class WorkQueue {
 
   // ---- Waiting: for wait_any(), as long as this object stays where it is
 
-  WaitSource messages() noexcept;  // a message, or the end
-  WaitSource room() noexcept;      // room, or closed
+  WaitSource messages() const noexcept;  // a message, or the end
+  WaitSource room_source() noexcept;     // room, or closed
   QueueRow& row() noexcept { return *row_; }
   QueueId id() const noexcept { return id_; }
   std::uint64_t capacity() const noexcept { return mask_ + 1; }
   explicit operator bool() const noexcept { return row_ != nullptr; }
 
  private:
+  friend class Forward;
+  std::expected<std::uint64_t, Status> make_place(Handle handle, std::uint32_t cell) noexcept;
+  void arrive(std::uint64_t position, const Message& message, Handle handle, std::uint32_t cell) noexcept;
+  void arrived(std::uint64_t position, std::uint64_t bytes) noexcept { pushed(position, bytes); }
   Message& at(std::uint64_t position) const noexcept { return ring_[position & mask_]; }
   std::uint64_t base_of(std::uint64_t position) const noexcept {
     return position & ~mask_ & work_word::Base::max;
@@ -158,12 +168,8 @@ std::optional<StreamRing> sound_work_ring(const Segment& segment, const QueueRow
 /// Bring a cell that moves into or out of a work queue to rest, as its dead lane: recovery step 2. The caller stores
 /// at_rest then. Repeatable.
 void settle_work_cell(const LaneView& lane, Cell& cell) noexcept;
-/// Before that, for all cells of the lane: of a forward that was published, say so in its cell.
-void settle_forwards(const LaneView& lane) noexcept;
-
-/// Whether the lane was stopped behind the publication of a message. A lane does one thing at a time: the message that
-/// it was forwarding then is in the other queue, although its slot says that it is leased.
-bool has_published(const LaneView& lane) noexcept;
+/// Whether what a lane's cell says PUBLISH of is there.
+bool is_published(const LaneView& lane, std::uint64_t aux) noexcept;
 /// Whether a cell that moves into or out of a work queue holds the reference in it.
 bool work_cell_holds(const Segment& segment, std::uint64_t aux) noexcept;
 

@@ -81,26 +81,9 @@ void lower_work_front(QueueRow& row, std::uint64_t position) noexcept {
   }
 }
 
-bool has_published(const LaneView& lane) noexcept {
-  for (std::uint32_t i = 0; i < lane.cell_count; ++i) {
-    const auto aux = load(lane.cells[i].aux, acquire);
-    if (cell_aux::Kind::get(aux) != cell_aux::publish) continue;
-    const auto place = place_of(*lane.segment, aux);
-    if (place && !place->is_by(WorkState::writing, lane)) return true;
-  }
-  return false;
-}
-
-void settle_forwards(const LaneView& lane) noexcept {
-  std::optional<bool> published;
-  for (std::uint32_t i = 0; i < lane.cell_count; ++i) {
-    const auto aux = load(lane.cells[i].aux, acquire);
-    if (cell_aux::Kind::get(aux) != cell_aux::forward) continue;
-    if (!published) published = has_published(lane);
-    if (!*published) return;
-    store(lane.cells[i].aux, cell_aux::Kind::set(aux, cell_aux::forwarded), release);
-    crash_point("recover.work.forwarded");
-  }
+bool is_published(const LaneView& lane, std::uint64_t aux) noexcept {
+  const auto place = place_of(*lane.segment, aux);
+  return place && !place->is_by(WorkState::writing, lane);
 }
 
 void settle_work_cell(const LaneView& lane, Cell& cell) noexcept {
@@ -116,7 +99,7 @@ void settle_work_cell(const LaneView& lane, Cell& cell) noexcept {
   if (kind == cell_aux::acknowledge && !is_leased) return;  // done: the cell holds the block
   if (kind != cell_aux::forwarded) return give_back(lane, cell, aux, *place);
   if (is_leased) store(place->slot->stamp, work_word::make(WorkState::empty, place->next_base()), release);
-  crash_point("recover.work.emptied");
+  crash_point("recover.forward.emptied");
 }
 
 bool work_cell_holds(const Segment& segment, std::uint64_t aux) noexcept {

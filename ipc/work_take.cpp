@@ -245,42 +245,6 @@ void WorkQueue::give_back(const WorkLease& lease, std::uint64_t deliveries) noex
   wake_one(lane_->segment(), row_->consumers_waiting);
 }
 
-// The block changes hands with the stamp in the other queue; that cell holds nothing, only tells of the claim.
-Status WorkQueue::forward(const WorkLease& lease, WorkQueue& to, const Message& message) noexcept {
-  if (to.row_ == row_ || to.lane_ != lane_) return Status::bad_argument;
-  auto* slot = slot_of(lease);
-  if (slot == nullptr) return Status::stale;
-  auto& heap = lane_->heap();
-  const auto claim = heap.reserve_cell();
-  if (!claim) return claim.error();
-  auto& cell = heap.cell(lease.cell);
-  store(cell.aux, aux(cell_aux::forward, lease.position), sluice::release);
-  crash_point("work.forward.begun");  // recovery: nothing of ours was published, it goes back
-  const auto position = to.claim_slot(*claim);
-  if (!position) {
-    store(cell.aux, aux(cell_aux::lease, lease.position), sluice::release);
-    heap.unreserve_cell(*claim);
-    return position.error();
-  }
-  auto& claimed = heap.cell(*claim);
-  store(claimed.aux, to.aux(cell_aux::publish, *position), sluice::release);
-  crash_point("work.forward.announced");
-  const auto length = load(slot->length, relaxed);
-  const auto pushed = load(message.length, relaxed);
-  to.publish(message, {load(slot->handle, relaxed)}, *position);
-  store(cell.aux, aux(cell_aux::forwarded, lease.position), sluice::release);
-  crash_point("work.forward.moved");  // recovery: published, the lease is over
-  empty_slot(*slot, lease.position);
-  crash_point("work.forward.emptied");
-  store(claimed.aux, cell_aux::at_rest, sluice::release);
-  store(cell.aux, cell_aux::at_rest, sluice::release);
-  heap.unreserve_cell(*claim);
-  heap.unreserve_cell(lease.cell);
-  finish(length);
-  to.pushed(*position, pushed);
-  return Status::ok;
-}
-
 // Make room, for who pushes, by dropping what waits longest; over the limit or not.
 bool WorkQueue::drop_oldest() noexcept {
   const auto cell = lane_->heap().reserve_cell();

@@ -4,8 +4,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <array>
 #include <utility>
 
 namespace sluice {
@@ -17,9 +15,10 @@ struct Overloaded : Cases... {
   using Cases::operator()...;
 };
 
-WaitSource messages_of(StreamConsumer& stream) noexcept { return stream.messages(); }
-WaitSource messages_of(WorkQueue& queue) noexcept { return queue.messages(); }
-WaitSource messages_of(Subscriber& subscriber) noexcept { return subscriber.source(); }
+// Whether bytes that begin at `offset` lie in the block.
+bool holds_bytes(const BlockView& block, std::uint64_t offset, std::uint64_t length) noexcept {
+  return offset <= block.bytes && length <= block.bytes - offset;
+}
 
 }  // namespace
 
@@ -87,27 +86,42 @@ std::expected<MemoryBlock, Status> Received::keep() noexcept {
   return *kept ? MemoryBlock(lane, *kept, offset, length) : MemoryBlock();
 }
 
+// The block is the queue's, and this lane alone can take it out; what others hold, or can find, is not to be changed.
 std::span<std::byte> Received::writable() noexcept {
-  auto* queue = open() ? std::get_if<WorkQueue>(&consumer_->end_) : nullptr;
-  return queue == nullptr ? std::span<std::byte>{} : queue->bytes(lease_);
+  if (!open() || std::holds_alternative<Subscriber>(consumer_->end_) || message_->kind == MessageKind::write)
+    return {};
+  const auto block = consumer_->lane_->heap().own_of({message_->handle});
+  return block ? block->subspan(message_->offset, bytes_.size()) : std::span<std::byte>{};
 }
 
 Status Received::forward(Producer& to, const Message& message, std::chrono::nanoseconds timeout) noexcept {
   if (!open()) return Status::stale;
-  auto* queue = std::get_if<WorkQueue>(&consumer_->end_);
-  if (queue == nullptr) return Status::bad_argument;
+  if (&to.lane() != consumer_->lane_) return Status::bad_argument;
+  const auto& received = this->message();
   auto told = message;
   if (told.offset == 0 && told.length == 0) {
-    told.offset = message_->offset;
-    told.length = message_->length;
+    told.offset = received.offset;
+    told.length = received.length;
   }
   // Without a block the numbers are the application's own.
-  if (message_->handle != 0) {
-    const auto block = find_block(consumer_->lane_->segment(), {message_->handle});
-    if (!block || told.offset > block->bytes || told.length > block->bytes - told.offset)
-      return Status::bad_argument;
+  if (received.handle != 0) {
+    const auto block = find_block(consumer_->lane_->segment(), {received.handle});
+    if (!block || !holds_bytes(*block, told.offset, told.length)) return Status::bad_argument;
   }
-  const auto status = to.forward(*queue, lease_, told, timeout);
+  const auto status =
+      std::visit(Overloaded{
+                     [&](StreamConsumer& stream) { return to.forward(stream, told, timeout); },
+                     [&](WorkQueue& queue) { return to.forward(queue, lease_, told, timeout); },
+                     [&](Subscriber& subscriber) {
+                       if (to.row_ == &queue_row(to.lane().segment(), subscriber.id().index))
+                         return Status::bad_argument;
+                       if (!has_copy_) return to.forward(subscriber, {message_->handle}, told, timeout);
+                       const auto pushed = to.push(told, block_.reference(), timeout);
+                       if (pushed == Status::ok) (void)block_.detach();
+                       return pushed;
+                     },
+                 },
+                 consumer_->end_);
   if (status == Status::ok) end()->in_hand_ = false;
   return status;
 }
@@ -179,6 +193,12 @@ std::expected<void, Status> Consumer::look(Subscriber& subscriber, Received& rec
 }
 
 std::expected<Received, Status> Consumer::try_receive() noexcept {
+  if (in_hand_) return std::unexpected(Status::busy);
+  if (stopped_.load(std::memory_order_acquire)) {
+    // A message that came with the stop is left to who does not stop.
+    if (const auto news = messages(); news.ready(news.of)) wake_one(lane_->segment(), *news.marks);
+    return std::unexpected(Status::interrupted);
+  }
   Received received(*this);
   const auto found = std::visit([&](auto& end) { return look(end, received); }, end_);
   if (!found) {
@@ -189,30 +209,35 @@ std::expected<Received, Status> Consumer::try_receive() noexcept {
   if (message.handle == 0) return received;
   // The queue, or our own reference, keeps the block: it is there unless bytes are damaged.
   const auto block = find_block(lane_->segment(), {message.handle});
-  const bool is_whole =
-      block && message.offset <= block->bytes && message.length <= block->bytes - message.offset;
-  if (!is_whole) return std::unexpected(Status::corrupt);
+  if (!block || !holds_bytes(*block, message.offset, message.length)) return std::unexpected(Status::corrupt);
   received.bytes_ = block->span().subspan(message.offset, message.length);
   return received;
 }
 
+WaitSource Consumer::messages() const noexcept {
+  return std::visit([](const auto& end) { return end.messages(); }, end_);
+}
+
+WaitSource Consumer::source() noexcept {
+  auto source = messages();
+  source.of = this;
+  source.ready = [](const void* of) noexcept {
+    const auto& self = *static_cast<const Consumer*>(of);
+    const auto news = self.messages();
+    return self.stopped_.load(std::memory_order_acquire) || news.ready(news.of);
+  };
+  return source;
+}
+
 std::expected<Received, Status> Consumer::receive(std::chrono::nanoseconds timeout) noexcept {
-  if (in_hand_) return std::unexpected(Status::busy);
   const auto deadline = deadline_after(timeout);
   for (;;) {
-    if (stopped_.load(std::memory_order_acquire)) return std::unexpected(Status::interrupted);
     auto received = try_receive();
     if (received || received.error() != Status::empty) return received;
     const auto left = left_until(deadline);
     if (left <= std::chrono::nanoseconds::zero()) return std::unexpected(Status::timeout);
-    // In this order: a message that came with the stop is left to who does not stop.
-    const std::array sources{
-        WaitSource{&stopped_,
-                   [](const void* of) noexcept {
-                     return static_cast<const std::atomic<bool>*>(of)->load(std::memory_order_acquire);
-                   }},
-        std::visit([](auto& end) { return messages_of(end); }, end_)};
-    const auto woken = wait_any(*lane_, sources, left);
+    const auto news = source();
+    const auto woken = wait_any(*lane_, std::span(&news, 1), left);
     if (!woken && woken.error() == Status::interrupted) return std::unexpected(Status::interrupted);
   }
 }

@@ -52,13 +52,19 @@ class Received {
   /// where they lie and publish them again. Who dies meanwhile takes the block along; forward() has no such gap.
   /// errors  stale, no_cell; overflow  of a broadcast, whose block stays the readers': it is not to be changed
   std::expected<MemoryBlock, Status> keep() noexcept;
-  /// Of a work queue: the bytes, to be changed before forward(). Who is given the message after a death sees what was
-  /// changed. Empty for other queues.
+  /// The bytes, to be changed where they lie, before forward(): of a stream and of a work queue. Who is given the
+  /// message after a death sees what was changed. Empty for a broadcast, for MessageKind::write (a device keeps that
+  /// block), and for a block that others hold too or may find.
   std::span<std::byte> writable() noexcept;
-  /// Publish it into another work queue and acknowledge it, in one step. Waits for room as Producer::publish(). The
-  /// message's offset and length are of its block; both 0: as they were.
-  /// errors  as that; stale; bad_argument  one of both is no work queue, both are the same, or the bytes are not the
-  ///         block's
+  /// Publish it into another queue of any kind, and acknowledge it. From a stream or a work queue that is one step: at a
+  /// death the message is in one of both queues, never in none or in both. From a broadcast it is published, and then
+  /// passed: a death in between leaves it in both, for a subscriber that begins there again; one that loses or
+  /// disconnects has taken it already, and a death before it is published loses it for this subscriber.
+  ///
+  /// message  what consumers are told; offset and length are of its block, both 0: as they were
+  /// timeout  how long to wait for room, as Producer::publish()
+  /// errors   as that; stale; no_cell; bad_argument  both queues are the same, `to` is another lane's, or the bytes are
+  ///          not the block's. It is in hand then as before
   Status forward(Producer& to, const Message& message, std::chrono::nanoseconds timeout = forever) noexcept;
 
  private:
@@ -93,6 +99,12 @@ class Consumer {
   ///         disconnected  a broadcast went on without us; busy  the last one has not ended
   ///         no_cell, corrupt
   std::expected<Received, Status> receive(std::chrono::nanoseconds timeout = forever) noexcept;
+
+  /// The same without waiting.  errors  as receive(), but empty for timeout
+  std::expected<Received, Status> try_receive() noexcept;
+  /// Ready when try_receive() has something to say other than empty: for wait_any(), so that one thread serves several
+  /// consumers. As long as this object stays where it is; any thread may look.
+  WaitSource source() noexcept;
 
   /// receive() returns interrupted, now and from now on; loops end. Any thread, and signal handlers.
   void stop() noexcept;
@@ -132,10 +144,10 @@ class Consumer {
   friend class Received;
   using End = std::variant<StreamConsumer, WorkQueue, Subscriber>;
   Consumer(Lane& lane, SubscriberPolicy policy, End end) noexcept;
-  std::expected<Received, Status> try_receive() noexcept;
   std::expected<void, Status> look(StreamConsumer& stream, Received& received) noexcept;
   std::expected<void, Status> look(WorkQueue& queue, Received& received) noexcept;
   std::expected<void, Status> look(Subscriber& subscriber, Received& received) noexcept;
+  WaitSource messages() const noexcept;
   void go_on() noexcept;
 
   Lane* lane_;

@@ -19,10 +19,6 @@ Message of_a_kind(const Message& message) noexcept {
   return told;
 }
 
-WaitSource room_of(StreamProducer& stream) noexcept { return stream.room_source(); }
-WaitSource room_of(WorkQueue& queue) noexcept { return queue.room(); }
-WaitSource room_of(Publisher& publisher) noexcept { return publisher.source(); }
-
 }  // namespace
 
 Expected<Producer> Producer::open(Lane& lane, std::string_view name) {
@@ -68,7 +64,7 @@ Status Producer::wait_for_room(std::chrono::nanoseconds timeout, Try&& try_once)
   while (status == Status::full) {
     const auto left = left_until(deadline);
     if (left <= std::chrono::nanoseconds::zero()) break;
-    const auto source = std::visit([](auto& end) { return room_of(end); }, end_);
+    const auto source = room();
     const auto woken = wait_any(*lane_, std::span(&source, 1), left);
     if (!woken && woken.error() == Status::interrupted) return Status::interrupted;
     status = try_once();
@@ -87,10 +83,27 @@ Status Producer::push(const Message& message, Reference reference,
 
 Status Producer::forward(WorkQueue& from, const WorkLease& lease, const Message& message,
                          std::chrono::nanoseconds timeout) noexcept {
-  auto* to = std::get_if<WorkQueue>(&end_);
-  if (to == nullptr) return Status::bad_argument;
   const auto told = of_a_kind(message);
-  return wait_for_room(timeout, [&] { return from.forward(lease, *to, told); });
+  return wait_for_room(
+      timeout, [&] { return std::visit([&](auto& to) { return from.forward(lease, to, told); }, end_); });
+}
+
+Status Producer::forward(StreamConsumer& from, const Message& message,
+                         std::chrono::nanoseconds timeout) noexcept {
+  const auto told = of_a_kind(message);
+  return wait_for_room(timeout,
+                       [&] { return std::visit([&](auto& to) { return from.forward(to, told); }, end_); });
+}
+
+Status Producer::forward(Subscriber& from, Handle handle, const Message& message,
+                         std::chrono::nanoseconds timeout) noexcept {
+  auto& heap = lane_->heap();
+  const auto own = handle ? heap.look_up(handle) : std::expected<Reference, Status>(Reference{});
+  if (!own) return own.error();
+  const auto status = push(message, *own, timeout);
+  if (status == Status::ok) return from.advance();
+  if (*own) (void)heap.release(*own);
+  return status;
 }
 
 void Producer::close() noexcept {

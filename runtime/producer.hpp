@@ -14,24 +14,11 @@
 #include "ipc/work_queue.hpp"
 #include "runtime/memory_block.hpp"
 
-#include <algorithm>
 #include <chrono>
 #include <string_view>
 #include <variant>
 
 namespace sluice {
-
-inline constexpr auto forever = std::chrono::nanoseconds::max();
-
-using WaitClock = std::chrono::steady_clock;
-/// When a wait that begins now is over; forever does not overflow.
-inline WaitClock::time_point deadline_after(std::chrono::nanoseconds timeout) noexcept {
-  const auto now = WaitClock::now();
-  return timeout >= WaitClock::time_point::max() - now ? WaitClock::time_point::max() : now + timeout;
-}
-inline std::chrono::nanoseconds left_until(WaitClock::time_point deadline) noexcept {
-  return std::min<std::chrono::nanoseconds>(deadline - WaitClock::now(), std::chrono::hours(1));
-}
 
 class Producer {
  public:
@@ -63,6 +50,11 @@ class Producer {
     return publish(std::move(*block), {}, timeout);
   }
 
+  /// Ready when there may be room, or the queue is closed: for wait_any(), as long as this object stays where it is. By
+  /// the lane's thread.
+  WaitSource room() noexcept {
+    return std::visit([](auto& end) { return end.room_source(); }, end_);
+  }
   /// Nothing more will come from here, and from a work queue from nobody: consumers end when they have everything.
   void close() noexcept;
 
@@ -75,7 +67,11 @@ class Producer {
   template <class Try>
   Status wait_for_room(std::chrono::nanoseconds timeout, Try&& try_once) noexcept;
   Status push(const Message& message, Reference reference, std::chrono::nanoseconds timeout) noexcept;
+  Status forward(StreamConsumer& from, const Message& message, std::chrono::nanoseconds timeout) noexcept;
   Status forward(WorkQueue& from, const WorkLease& lease, const Message& message,
+                 std::chrono::nanoseconds timeout) noexcept;
+  // At least once: a death after the push finds the subscriber where it was.
+  Status forward(Subscriber& from, Handle handle, const Message& message,
                  std::chrono::nanoseconds timeout) noexcept;
 
   Lane* lane_;

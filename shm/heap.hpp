@@ -83,6 +83,9 @@ class Heap {
   /// Allow lanes that hold no reference to the block to look it up by its handle, for as long as it lives. Do
   /// this before the handle is put where they find it.  errors  stale
   Status make_findable(Reference reference) noexcept;
+  /// The same by its handle alone, for who knows that a structure from which only this thread takes holds one.
+  /// errors  stale  its generation is over
+  Status make_findable_of(Handle handle) noexcept;
 
   /// A reference to a findable block by its handle alone.
   ///
@@ -103,6 +106,9 @@ class Heap {
   /// The bytes of a block that nobody else holds or can find, to be changed in place: take, modify, publish.
   /// errors  stale; shared  others hold it, or it is findable; busy  a device has it
   std::expected<std::span<std::byte>, Status> own(Reference reference) const noexcept;
+  /// The same by its handle alone, for who knows that a structure from which only this thread takes holds one.
+  /// errors  as own(); stale  its generation is over
+  std::expected<std::span<std::byte>, Status> own_of(Handle handle) const noexcept;
 
   /// Move a block that nobody else holds to one of at least `bytes` bytes; the contents are kept as far as they
   /// fit. The same reference comes back if the block is that large already and not of a larger class.
@@ -192,8 +198,8 @@ class Heap {
   Status release_elsewhere(Reference reference) noexcept;
   Status release_shared(Reference reference, TruthWord& word, const BlockView* elsewhere) noexcept;
   Status finish_release(Reference reference, const BlockView& block, bool has_io) noexcept;
-  Status change_flags(Reference reference, std::uint64_t set, std::uint64_t clear,
-                      std::uint64_t none_of) noexcept;
+  Status mark_findable(Handle handle) noexcept;
+  Status change_flags(Handle handle, std::uint64_t set, std::uint64_t clear, std::uint64_t none_of) noexcept;
   // Whether a device has the block by this very reference: it cannot be given up before end_io().
   static bool is_lent(std::uint64_t low, const Cell& cell) noexcept {
     return (truth::Flags::get(low) & truth::flag_io) != 0 &&

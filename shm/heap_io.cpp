@@ -7,14 +7,13 @@
 namespace sluice {
 
 // Change flags of a live block that this lane holds; the count and the tag stay. busy: it has one of `none_of`.
-Status Heap::change_flags(Reference reference, std::uint64_t set, std::uint64_t clear,
+Status Heap::change_flags(Handle handle, std::uint64_t set, std::uint64_t clear,
                           std::uint64_t none_of) noexcept {
-  auto& word = held_word(reference.handle);
+  auto& word = held_word(handle);
   auto low = load(word.low, acquire);
   for (auto tag = load(word.tag, acquire);;) {
     const auto flags = truth::Flags::get(low);
-    if (truth::state(low) != BlockState::live ||
-        truth::Generation::get(low) != split_.generation(reference.handle))
+    if (truth::state(low) != BlockState::live || truth::Generation::get(low) != split_.generation(handle))
       return Status::stale;
     if ((flags & none_of) != 0) return Status::busy;
     const auto changed = truth::Flags::set(low, (flags | set) & ~clear);
@@ -27,9 +26,17 @@ Status Heap::change_flags(Reference reference, std::uint64_t set, std::uint64_t 
   }
 }
 
+Status Heap::make_findable_of(Handle handle) noexcept {
+  const auto found = find_block(*lane_.segment, handle);
+  return found ? mark_findable(handle) : found.error();
+}
+
 Status Heap::make_findable(Reference reference) noexcept {
-  if (!holds(reference)) return Status::stale;
-  const auto status = change_flags(reference, truth::flag_shared | truth::flag_findable, 0, 0);
+  return holds(reference) ? mark_findable(reference.handle) : Status::stale;
+}
+
+Status Heap::mark_findable(Handle handle) noexcept {
+  const auto status = change_flags(handle, truth::flag_shared | truth::flag_findable, 0, 0);
   if (status == Status::ok) crash_point("block.share.findable");
   return status;
 }
@@ -40,7 +47,7 @@ Status Heap::begin_io(Reference reference) noexcept {
   auto& aux = lane_.cells[reference.cell].aux;
   if (load(aux, relaxed) != cell_aux::at_rest) return Status::busy;
   store(aux, cell_aux::Kind::make(cell_aux::kernel), sluice::release);
-  const auto status = change_flags(reference, truth::flag_io, 0, truth::flag_io);
+  const auto status = change_flags(reference.handle, truth::flag_io, 0, truth::flag_io);
   if (status != Status::ok) {
     store(aux, cell_aux::at_rest, sluice::release);
     return status;
@@ -53,7 +60,7 @@ Status Heap::end_io(Reference reference) noexcept {
   if (!holds(reference)) return Status::stale;
   auto& aux = lane_.cells[reference.cell].aux;
   if (cell_aux::Kind::get(load(aux, relaxed)) != cell_aux::kernel) return Status::bad_argument;
-  const auto status = change_flags(reference, 0, truth::flag_io, 0);
+  const auto status = change_flags(reference.handle, 0, truth::flag_io, 0);
   if (status == Status::ok) store(aux, cell_aux::at_rest, sluice::release);
   return status;
 }

@@ -87,8 +87,11 @@ Status Heap::finish_release(Reference reference, const BlockView& block, bool ha
 }
 
 std::expected<std::span<std::byte>, Status> Heap::own(Reference reference) const noexcept {
-  if (!holds(reference)) return std::unexpected(Status::stale);
-  const auto found = find_block(*lane_.segment, reference.handle);
+  return holds(reference) ? own_of(reference.handle) : std::unexpected(Status::stale);
+}
+
+std::expected<std::span<std::byte>, Status> Heap::own_of(Handle handle) const noexcept {
+  const auto found = find_block(*lane_.segment, handle);
   if (!found) return std::unexpected(found.error());
   if ((truth::Flags::get(found->low) & truth::flag_io) != 0) return std::unexpected(Status::busy);
   if (truth::Count::get(found->low) != 1 || (truth::Flags::get(found->low) & truth::flag_findable) != 0)

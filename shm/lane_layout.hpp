@@ -127,7 +127,7 @@ using Era = BitField<18, 6>;        // of the queue, modulo 64
 using Position = BitField<24, 40>;  // in the queue, modulo 2^40
 
 inline constexpr std::uint64_t at_rest = 0;
-inline constexpr std::uint64_t push = 1;    // moving into a stream at a position
+inline constexpr std::uint64_t push = 1;    // moving into a stream or broadcast at a position
 inline constexpr std::uint64_t pop = 2;     // moving out of a stream from a position
 inline constexpr std::uint64_t kernel = 3;  // the kernel may write into the block
 inline constexpr std::uint64_t extent = 4;  // moving into or out of an extent map at a position
@@ -136,8 +136,9 @@ inline constexpr std::uint64_t claim =
 inline constexpr std::uint64_t publish = 6;  // has claimed it, and fills it
 inline constexpr std::uint64_t lease = 7;  // about to lease a work queue's message, or has; the slot holds it
 inline constexpr std::uint64_t acknowledge = 8;  // moving out of a leased slot
-inline constexpr std::uint64_t forward = 9;      // leased, and moving to another work queue
-inline constexpr std::uint64_t forwarded = 10;   // is there
+inline constexpr std::uint64_t forward =
+    9;  // moving from its slot to another queue's; the cell holds nothing
+inline constexpr std::uint64_t forwarded = 10;  // is there
 inline constexpr std::uint64_t kind_max = 10;
 
 constexpr std::uint64_t make(std::uint64_t kind, std::uint64_t queue, std::uint64_t era,

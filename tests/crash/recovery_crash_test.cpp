@@ -57,9 +57,10 @@ void open_and_leave(const std::string& path, Journal&) { must(Session::open(path
 
 std::vector<Scenario> all_scenarios() {
   std::vector<Scenario> all;
-  for (auto* group : {segment_scenarios, heap_scenarios, run_scenarios, join_scenarios, queue_scenarios,
-                      stream_scenarios, work_scenarios, broadcast_scenarios, shared_scenarios, io_scenarios,
-                      extents_scenarios, extent_store_scenarios, recovery_scenarios})
+  for (auto* group :
+       {segment_scenarios, heap_scenarios, run_scenarios, join_scenarios, queue_scenarios, stream_scenarios,
+        work_scenarios, forward_scenarios, broadcast_scenarios, shared_scenarios, io_scenarios,
+        extents_scenarios, extent_store_scenarios, recovery_scenarios})
     for (auto& scenario : group()) all.push_back(std::move(scenario));
   return all;
 }

@@ -87,6 +87,7 @@ std::vector<Scenario> join_scenarios();
 std::vector<Scenario> queue_scenarios();
 std::vector<Scenario> stream_scenarios();
 std::vector<Scenario> work_scenarios();
+std::vector<Scenario> forward_scenarios();
 std::vector<Scenario> broadcast_scenarios();
 std::vector<Scenario> shared_scenarios();
 std::vector<Scenario> io_scenarios();

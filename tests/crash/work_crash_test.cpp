@@ -165,25 +165,7 @@ void check_all_there(Stage& stage, std::string_view) {
   for (const auto& [number, deliveries] : found) CHECK(deliveries <= (number < 3 ? 2 : 0));
 }
 
-// ---- Moving on
-
-void forward_all(const std::string& path, Journal& journal) {
-  const Victim self(path);
-  auto queue = open(*self.lane, queue_name_of_work);
-  auto next = open(*self.lane, queue_name_of_next);
-  for (std::uint64_t i = 0; i < 4; ++i) {
-    const auto lease = must(queue.take());
-    must(queue.forward(lease, next, *queue.message(lease)));
-    ++journal.done;
-  }
-}
-
-void check_forwarded(Stage& stage, std::string_view point) {
-  const bool moved = is_one_of(point, {"work.push.published", "work.forward.moved", "work.forward.emptied"});
-  const auto done = stage.journal->done + (moved ? 1 : 0);
-  check_numbers(drain(*stage.lane, queue_name_of_next), 0, done);
-  check_numbers(drain(*stage.lane, queue_name_of_work), done, stocked);
-}
+// ---- Giving up
 
 constexpr WorkOptions one_try = {.capacity = 8, .deliveries_max = 1, .dead_letter = queue_name_of_next};
 
@@ -219,7 +201,7 @@ void die(Stage& stage, std::string_view point, const std::function<void(Victim&,
 
 void die_forwarding(Stage& stage) {
   stock(stage);
-  die(stage, "work.forward.announced", [](Victim& self, Lane& other) {
+  die(stage, "queue.forward.announced", [](Victim& self, Lane& other) {
     auto by_other = open(other, queue_name_of_work);
     must(by_other.take());  // 0
     auto queue = open(*self.lane, queue_name_of_work);
@@ -290,7 +272,6 @@ std::vector<Scenario> work_scenarios() {
        .prepare = full,
        .check = check_all_there,
        .units = 16},
-      {.name = "work: forward", .act = forward_all, .prepare = full, .check = check_forwarded, .units = 16},
       {.name = "work: dead letters",
        .act = reject_for_good,
        .prepare = [](Stage& stage) { stock(stage, one_try); },

@@ -285,12 +285,12 @@ TEST_CASE("broadcast: both sides sleep, and are woken", "[ipc]") {
   BroadcastRig rig;
   auto publisher = rig.publisher();
   auto subscriber = rig.subscriber();
-  const std::array none{subscriber.source()};
+  const std::array none{subscriber.messages()};
   CHECK(wait_any(*rig.other, none, 1ms).error() == Status::timeout);
   CHECK(rig.row().consumers_waiting == 0);
   rig.publish(publisher, broadcast_capacity);
   CHECK(wait_any(*rig.other, none, 1ms).value() == 0);
-  const std::array room{publisher.source()};
+  const std::array room{publisher.room_source()};
   CHECK(wait_any(*rig.lane, room, 1ms).error() == Status::timeout);
   // Who stands at the announced floor rings, who is ahead does not.
   auto fast = rig.subscriber(block, Start::at(0));

@@ -50,7 +50,7 @@ void publish_all(Watch& watch, Session& session, QueueId queue) {
     for (int i = 0; i < 300 && tail < messages && watch.going();) {
       const auto status = publish(*lane, publisher);
       if (status == Status::full) {
-        if (!block_or_sleep(watch, *lane, publisher.source())) return;
+        if (!block_or_sleep(watch, *lane, publisher.room_source())) return;
         continue;
       }
       if (status != Status::ok) watch.fail("push");
@@ -109,7 +109,7 @@ class Listener {
         }
         if (delivery.error() != Status::empty) return watch_.fail("take");
         next += subscriber.lost() - lost;
-        if (!block_or_sleep(watch_, *lane_, subscriber.source())) return false;
+        if (!block_or_sleep(watch_, *lane_, subscriber.messages())) return false;
         continue;
       }
       next += subscriber.lost() - lost;

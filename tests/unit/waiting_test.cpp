@@ -89,7 +89,7 @@ TEST_CASE("waiting: room in a stream or a work queue wakes who waits for it", "[
     must(rig.to_first.push(plain_message()));
   }
   for (const std::size_t which : {0U, 1U}) {
-    Sleeper sleeper(*rig.waker, {rig.producer.room_source(), rig.to_first.room()});
+    Sleeper sleeper(*rig.waker, {rig.producer.room_source(), rig.to_first.room_source()});
     if (which == 0)
       must(rig.consumer.acknowledge());
     else
@@ -110,7 +110,7 @@ TEST_CASE("waiting: room that comes for several at once lets all of them in", "[
   std::vector<WorkLease> leases;
   while (leases.size() < 4) leases.push_back(must(rig.first.take()));
   for (int i = 1; i < 4; ++i) must(rig.first.acknowledge(leases[static_cast<std::size_t>(i)]));
-  Sleeper one(*rig.waker, {rig.to_first.room()}), two(*other, {end.room()});
+  Sleeper one(*rig.waker, {rig.to_first.room_source()}), two(*other, {end.room_source()});
   must(rig.first.acknowledge(leases[0]));  // the oldest: now there is room for four
   while (!one.is_over() && !two.is_over()) std::this_thread::yield();
   must((one.is_over() ? rig.to_first : end).push(plain_message()));

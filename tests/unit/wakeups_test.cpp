@@ -65,7 +65,7 @@ bool wait(Lane& lane, std::span<const WaitSource> sources, Progress& progress) {
 
 void produce_work(Lane& lane, WorkQueue queue, Progress& progress, unsigned seed) {
   std::mt19937 random(seed);
-  const auto room = queue.room();
+  const auto room = queue.room_source();
   for (std::uint64_t i = 0; i < messages_each;) {
     if (queue.push(plain_message(i)) == Status::ok) {
       ++i;

@@ -32,7 +32,7 @@ struct Crowd : WorkRig {
       if (status == Status::ok)
         ++i;
       else
-        wait(*mine, by.room());
+        wait(*mine, by.room_source());
     }
     if (--producers == 0) by.close();
   }
@@ -129,7 +129,7 @@ TEST_CASE("work: producers that wait for room get it in turns", "[ipc][work][thr
   for (std::uint64_t i = 0; i < 3; ++i)
     threads.emplace_back([&, i] {
       auto by = rig.open(*lanes[i]);
-      const auto source = by.room();
+      const auto source = by.room_source();
       while (!over) {
         if (by.push(work_message(i)) == Status::ok)
           ++pushed[i];

@@ -103,7 +103,14 @@ void read_subscribers(const Segment& segment, const QueueRow& row, QueueEntry& q
     if (!entry.is_joining && entry.position < tail) entry.lag = tail - entry.position;
 }
 
-void visit_stream(const Segment& segment, const QueueEntry& queue, const VisitBlock& visit) {
+// A message that was forwarded is in the other queue: the cells of its lane say so before its own queue does.
+bool has_moved_on(const QueueEntry& queue, const WorkClaims& claims, std::uint64_t position,
+                  std::uint64_t lane) {
+  return claims.has_moved_on(static_cast<std::uint32_t>(queue.index), position, static_cast<LaneId>(lane));
+}
+
+void visit_stream(const Segment& segment, const QueueEntry& queue, const WorkClaims& claims,
+                  const VisitBlock& visit) {
   const auto* ring = reinterpret_cast<const Message*>(segment.unit_address(queue.first_unit));
   const auto slot = [&](std::uint64_t position) -> const Message& {
     return ring[position & (queue.capacity - 1)];
@@ -113,21 +120,17 @@ void visit_stream(const Segment& segment, const QueueEntry& queue, const VisitBl
   for (auto position = queue.head; position != end; ++position) {
     const auto& message = slot(position);
     const QueuedBlock block{position, load(message.handle, relaxed), load(message.receive_ns, relaxed)};
-    if (block.handle != 0) visit(block);
+    if (block.handle != 0 && !has_moved_on(queue, claims, position, lane_claim::Lane::get(queue.consumer)))
+      visit(block);
   }
 }
 
-// A message that was forwarded is in the other queue: the cells of its lane say so before its slot does.
 void visit_work(const Segment& segment, const QueueEntry& queue, const WorkClaims& claims,
                 const VisitBlock& visit) {
   visit_work_slots(segment, queue, [&](const WorkSlot& slot) {
     if (slot.handle == 0 || slot.state == WorkState::writing) return;
     const bool is_leased = slot.state == WorkState::leased;
-    const auto* claim =
-        is_leased ? claims.find(static_cast<std::uint32_t>(queue.index),
-                                slot.position & cell_aux::Position::max, static_cast<LaneId>(slot.lane))
-                  : nullptr;
-    if (claim != nullptr && claim->has_moved_on) return;
+    if (is_leased && has_moved_on(queue, claims, slot.position, slot.lane)) return;
     visit({slot.position, slot.handle, slot.receive_ns, is_leased ? slot.lane : 0, slot.deliveries});
   });
 }
@@ -211,12 +214,13 @@ void visit_blocks(const Segment& segment, const std::vector<QueueEntry>& queues,
     const auto visit_block = [&](const QueuedBlock& block) { visit(queue, block); };
     if (queue.is_map()) {
       visit_extents(segment, queue, visit_block);
-    } else if (queue.is_work()) {
-      if (!claims) claims.emplace(segment);
-      visit_work(segment, queue, *claims, visit_block);
-    } else {
-      visit_stream(segment, queue, visit_block);
+      continue;
     }
+    if (!claims) claims.emplace(segment);
+    if (queue.is_work())
+      visit_work(segment, queue, *claims, visit_block);
+    else
+      visit_stream(segment, queue, *claims, visit_block);
   }
 }
 

@@ -29,7 +29,7 @@ class WorkQueueEnd {
       const auto status = out_.push(message, side_.loaned());
       if (status == Status::ok) return;
       if (status != Status::full) must(status);
-      wait(out_.room());
+      wait(out_.room_source());
     }
   }
 

@@ -48,6 +48,7 @@ struct Actor {
   Subscriber subscriber;
   ExtentWriter writer;
   std::unique_ptr<ExtentStore> store;
+  std::shared_ptr<void> ends;  // of other queues, as the operation has them
   std::vector<Reference> held;
   Message message{};
 };
@@ -86,6 +87,7 @@ std::vector<Operation> stream_operations();
 std::vector<Operation> broadcast_operations();
 std::vector<Operation> shared_operations();
 std::vector<Operation> work_operations();
+std::vector<Operation> forward_operations();
 std::vector<Operation> extent_operations();
 std::vector<Operation> store_operations();
 std::vector<Operation> process_operations();

@@ -1,4 +1,4 @@
-// What is done with work queues: pushing, leasing, finishing, giving back, moving on.
+// What is done with work queues: pushing, leasing, finishing, giving back, giving up.
 #include "ipc/work_queue.hpp"
 #include "tests/verify/instructions/operation.hpp"
 
@@ -205,9 +205,6 @@ Operation unchanged(Operation operation) {
 }  // namespace
 
 std::vector<Operation> work_operations() {
-  const auto forward = [](Actor&, Ends& ends) {
-    must(ends.work.forward(ends.lease, ends.next, *ends.work.message(ends.lease)));
-  };
   return {
       {.name = "create a work queue",
        .set_up = [](Actor& self) { self.join(); },
@@ -232,7 +229,6 @@ std::vector<Operation> work_operations() {
       finishing(
           "acknowledge a lease without a block",
           [](Actor&, Ends& ends) { must(ends.work.acknowledge(ends.lease)); }, 1),
-      moving("forward", lease_one, forward),
       moving("send a message to the dead letters", lease_one,
              [](Actor&, Ends& ends) {
                must(ends.work.reject(ends.lease));
