@@ -14,7 +14,6 @@
 // source: Thompson et al. 2011 (Disruptor: gating sequences); Lamport 1977 (reading beside a writer)
 #pragma once
 
-#include "ipc/forward.hpp"
 #include "ipc/message_ring.hpp"
 #include "ipc/waiting.hpp"
 

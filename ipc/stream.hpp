@@ -8,7 +8,6 @@
 // source: Lamport 1983; cached indices as in Rigtorp's SPSCQueue and Aeron
 #pragma once
 
-#include "ipc/forward.hpp"
 #include "ipc/message_ring.hpp"
 #include "ipc/waiting.hpp"
 

@@ -16,7 +16,6 @@
 // source: Vyukov's bounded queue (turns in slots); docs/recovery.md#work, docs/decisions/0013-leases-in-slots.md
 #pragma once
 
-#include "ipc/forward.hpp"
 #include "ipc/queues.hpp"
 #include "ipc/waiting.hpp"
 #include "ipc/work_layout.hpp"

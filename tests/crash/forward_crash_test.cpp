@@ -1,4 +1,6 @@
 // Deaths while a message goes on from one queue to another, for every pair of kinds between which that is one step.
+#include "ipc/audit.hpp"
+#include "runtime/consumer.hpp"
 #include "tests/crash/scenario.hpp"
 #include "tests/support/stages.hpp"
 
@@ -96,6 +98,35 @@ TEST_CASE("forward: a recoverer killed at any crash point is continued by the ne
   const auto scenarios = forward_scenarios();
   const auto index = GENERATE_REF(range(std::size_t{0}, scenarios.size()));
   survive_every_pair_of_crashes(scenarios[index]);
+}
+
+// Published and then passed: in both until a subscriber that begins there again has passed it as well.
+TEST_CASE("forward: a death leaves what a broadcast's subscriber was forwarding there, and perhaps in both",
+          "[runtime][crash][queue]") {
+  if (!crashes_can_be_tested()) return;
+  const auto [point, copies] =
+      GENERATE(table<std::string_view, std::size_t>({{"stream.push.announced", 0},
+                                                     {"stream.push.filled", 0},
+                                                     {"stream.push.published", 1},
+                                                     {"stream.push.cleared", 1},
+                                                     {"broadcast.read.advanced", 1}}));
+  CAPTURE(point);
+  Stage stage(18);
+  make_stages(*stage.lane, {QueueKind::broadcast, QueueKind::stream, {}}, stocked);
+  const auto ended = run_child([&] {
+    const Victim self(stage.path());
+    auto from = must(Consumer::open(*self.lane, from_name, {.start = Start::at(0)}));
+    auto to = must(Producer::open(*self.lane, to_name));
+    auto received = must(from.try_receive());
+    kill_self_at(point);
+    must(received.forward(to, {}));
+  });
+  REQUIRE(ended.signal == SIGKILL);
+  for (const auto& violation : audit(stage.segment()).violations) FAIL_CHECK("audit: " << violation.what);
+  CHECK(stage.session.recover_dead().disagreements.empty());
+  for (const auto& violation : audit(stage.segment()).violations) FAIL_CHECK("audit: " << violation.what);
+  CHECK(drain_stage(*stage.lane, to_name).size() == copies);
+  check_numbers(drain_stage(*stage.lane, from_name), 0, stocked);
 }
 
 }  // namespace sluice::test

@@ -131,9 +131,10 @@ std::vector<StagedMessage> drain_stage(Lane& lane, std::string_view name) {
     auto publisher = must(Publisher::claim(lane, id));
     auto subscriber = must(Subscriber::join(lane, id, {.start = Start::at(0)}));
     while (subscriber.has_message()) {
-      const auto taken = must(subscriber.take());  // by look-up: the block can be found
-      if (taken.message.position < older) found.push_back(seen(segment, taken.message, 0));
-      if (taken.reference) must(lane.heap().release(taken.reference));
+      const auto taken = subscriber.take();  // by look-up: the block can be found
+      must_hold(taken.has_value(), "a message of the broadcast can be taken");
+      if (taken->message.position < older) found.push_back(seen(segment, taken->message, 0));
+      if (taken->reference) must(lane.heap().release(taken->reference));
     }
     must(publisher.trim(0));
   }
@@ -147,14 +148,14 @@ std::uint64_t staged_in(const Segment& segment, std::string_view name) {
   if (const auto work = sound_work_ring(segment, row)) {
     for (std::uint64_t i = 0; i < work->capacity; ++i) {
       const auto state = work_word::state(load(work->slots[i].stamp, acquire));
-      count += state == WorkState::full || state == WorkState::leased ? 1 : 0;
+      if (state == WorkState::full || state == WorkState::leased) ++count;
     }
     return count;
   }
   const auto ring = sound_ring(segment, row).value();
   const auto tail = pushed_messages(ring, row);
   for (auto position = load(row.head, acquire); position != tail; ++position)
-    count += load(ring.at(position).position, relaxed) < older ? 1 : 0;
+    if (load(ring.at(position).position, relaxed) < older) ++count;
   return count;
 }
 

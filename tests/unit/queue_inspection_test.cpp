@@ -253,8 +253,9 @@ TEST_CASE("holders: a cell in the middle of a lease or claim says so, and counts
 }
 
 TEST_CASE("holders: at every death in a work queue the references found are the count", "[tools]") {
-  const auto points = crash_points("work.");
+  auto points = crash_points("work.");
   REQUIRE(points.size() > 10);
+  for (const auto point : crash_points("queue.forward.")) points.push_back(point);
   const auto point = GENERATE_COPY(from_range(std::vector<std::string_view>(points.begin(), points.end())));
   CAPTURE(point);
   const TempSegment file;
@@ -288,6 +289,38 @@ TEST_CASE("holders: at every death in a work queue the references found are the 
   CHECK(std::ranges::none_of(holders.references, [](const BlockReference& reference) {
     return reference.kind == ReferenceKind::invalid;
   }));
+}
+
+TEST_CASE("holders: at every death in a forward from a stream the references found are the count",
+          "[tools]") {
+  auto points = crash_points("queue.forward.");
+  REQUIRE(points.size() > 4);
+  points.emplace_back("stream.push.published");
+  const auto point = GENERATE_COPY(from_range(points));
+  CAPTURE(point);
+  const TempSegment file;
+  SharedWithChildren<SharedHandle> shared;
+  Child victim([&](ChildLink& link) {
+    auto session = must(Session::open(file.path(), "victim"));
+    const auto lane = must(session.claim_lane());
+    const auto from = must(create_stream(*lane, "from", 8)), to = must(create_stream(*lane, "to", 8));
+    auto source = must(StreamProducer::claim(*lane, from));
+    auto target = must(StreamProducer::claim(*lane, to));
+    auto consumer = must(StreamConsumer::claim(*lane, from));
+    const auto block = must(lane->heap().allocate(1000));
+    shared->handle = block.handle.value;
+    must(source.push(Message{}, must(lane->heap().clone(block))));
+    link.ready();
+    kill_self_at(point);
+    must(consumer.forward(target, Message{}));
+  });
+  REQUIRE(victim.wait_ready());
+  REQUIRE(victim.wait().signal == SIGKILL);
+  const auto segment = must(Segment::attach_read_only(file.path()));
+  const auto holders = read_block_holders(segment, {.handle = shared->handle}, false);
+  CHECK(holders.facts.count == 2);
+  CHECK(holders.counted() == 2);
+  CHECK(holders.agreement == Agreement::exact);
 }
 
 TEST_CASE("queues: counters are what was done", "[tools]") {
