@@ -4,7 +4,7 @@
 #include "tests/support/must.hpp"
 #include "tests/support/temp_segment.hpp"
 
-#include <algorithm>
+#include <utility>
 
 namespace sluice::test {
 
@@ -109,6 +109,10 @@ Status Forwarder::forward_next() {
       to);
   if (status == Status::ok) has_lease_ = false;
   return status;
+}
+
+void Forwarder::give_back() {
+  if (std::exchange(has_lease_, false)) must(std::get<WorkQueue>(from).reject(lease_));
 }
 
 std::vector<StagedMessage> drain_stage(Lane& lane, std::string_view name) {

@@ -43,6 +43,8 @@ class Forwarder {
   void take();
   /// Take the next message, unless one is in hand, and forward it as it is.
   Status forward_next();
+  /// What is in hand goes back, as it was.
+  void give_back();
   std::variant<StreamConsumer, WorkQueue> from;
   std::variant<StreamProducer, WorkQueue, Publisher> to;
 

@@ -8,6 +8,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <array>
 #include <thread>
 
@@ -30,10 +31,14 @@ struct TwoKinds : Rig {
     if (kind == "work") must(create_work_queue(*lane, name, {.capacity = 4}));
     if (kind == "broadcast") must(create_broadcast(*lane, name, {.capacity = 4}));
   }
+  void check_quiet() const {
+    for (const auto& violation : audit(segment()).violations) FAIL_CHECK("audit: " << violation.what);
+  }
+  /// And nothing is leased.
   void check_sound() {
     lane->heap().flush();
     other->heap().flush();
-    for (const auto& violation : audit(segment()).violations) FAIL_CHECK("audit: " << violation.what);
+    check_quiet();
     for (const auto& line : take_census(segment()).contradictions()) FAIL_CHECK("census: " << line);
   }
 
@@ -60,7 +65,7 @@ TEST_CASE("a message of any kind of queue goes on to a queue of any kind", "[run
       *rig.lane, "first", {.policy = loses ? SubscriberPolicy::lose_oldest : SubscriberPolicy::block}));
   auto next = must(Producer::open(*rig.lane, "second"));
   for (std::uint64_t i = 0; i < 3; ++i) publish(source, i);
-  must(source.publish({.flow = 9, .length = 77}));  // no block: the length is the application's own
+  must(source.publish({.length = 77, .flow = 9}));  // no block: the length is the application's own
   for (std::uint64_t i = 0; i < 4; ++i) {
     auto message = must(consumer.receive(5s));
     CHECK(message.forward(next, {.length = 1U << 20}) == (i == 3 ? Status::ok : Status::bad_argument));
@@ -96,7 +101,7 @@ TEST_CASE("a message goes on once there is room, and no later than it is said", 
   CHECK(message.forward(next, {}, 5ms) == Status::full);
   CHECK(message.open());
   CHECK(has_pattern(message.bytes(), 5));
-  rig.check_sound();
+  rig.check_quiet();
   std::thread reader([&] {
     for (std::uint64_t i = 0; i <= waiting; ++i) {
       auto arrived = must(sink.receive(10s));
