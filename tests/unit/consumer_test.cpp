@@ -5,6 +5,7 @@
 #include "ipc/event_bridge.hpp"
 #include "tests/support/census.hpp"
 #include "tests/support/temp_segment.hpp"
+#include "tests/unit/waiting_rig.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -257,6 +258,24 @@ TEST_CASE("one thread serves several consumers, and several producers", "[runtim
   }
   maker.join();
   for (const auto count : taken) CHECK(count == messages);
+}
+
+TEST_CASE("a consumer that is stopped leaves the message that it was woken for to another",
+          "[runtime][queue]") {
+  const OnlyWakeUps only_wake_ups;
+  TwoKinds rig("work", "stream");
+  const auto maker = rig.another_lane();
+  auto producer = must(Producer::open(*maker, "first"));
+  auto stopped = must(Consumer::open(*rig.lane, "first"));
+  auto goes_on = must(Consumer::open(*rig.other, "first"));
+  Sleeper first(*rig.lane, {stopped.source()}), second(*rig.other, {goes_on.source()});
+  std::thread([&] { publish(producer, 1); }).join();  // a thread that woke nobody yet wakes the lowest lane
+  REQUIRE(first.result().has_value());
+  REQUIRE(second.is_asleep());
+  stopped.stop();
+  CHECK(stopped.try_receive().error() == Status::interrupted);
+  CHECK(second.result().has_value());
+  CHECK(has_pattern(must(goes_on.try_receive()).bytes(), 1));
 }
 
 // Who looks whether a subscriber has something is a thread of the bridge's, while the subscriber's own reads on.
