@@ -14,6 +14,7 @@ namespace sluice::test {
 namespace {
 
 constexpr std::uint64_t stocked = 5, forwarded = 4;
+constexpr std::size_t from_streams = 3;  // the first pairs
 
 void forward_all(const std::string& path, Journal& journal, const StagePair& pair) {
   const Victim self(path);
@@ -75,14 +76,14 @@ std::vector<Scenario> forward_scenarios() {
          .act = [&](const std::string& path, Journal& journal) { forward_all(path, journal, pair); },
          .prepare = [&](Stage& stage) { make_stages(*stage.lane, pair, stocked); },
          .check = check_forwarded,
-         .units = 18,
+         .units = 14,
          .own_stream = false});
   for (const auto* point : {"queue.forward.announced", "queue.forward.moved"})
     scenarios.push_back({.name = std::string("recover a stream's forwarder that died at ") + point,
                          .act = open_and_leave,
                          .prepare = [=](Stage& stage) { die_forwarding(stage, stage_pairs[1], point); },
                          .check = [](Stage& stage, std::string_view) { check_forwarded(stage, {}); },
-                         .units = 18,
+                         .units = 14,
                          .own_stream = false});
   return scenarios;
 }
@@ -94,9 +95,17 @@ TEST_CASE("forward: a death at any crash point leaves each message once, in one 
   survive_every_crash(scenarios[index]);
 }
 
-TEST_CASE("forward: a recoverer killed at any crash point is continued by the next", "[ipc][crash][queue]") {
+TEST_CASE("forward: a recoverer killed at any crash point is continued by the next, from a stream",
+          "[ipc][crash][queue]") {
   const auto scenarios = forward_scenarios();
-  const auto index = GENERATE_REF(range(std::size_t{0}, scenarios.size()));
+  const auto index = GENERATE_REF(range(std::size_t{0}, from_streams));
+  survive_every_pair_of_crashes(scenarios[index]);
+}
+
+TEST_CASE("forward: a recoverer killed at any crash point is continued by the next, from a work queue",
+          "[ipc][crash][queue]") {
+  const auto scenarios = forward_scenarios();
+  const auto index = GENERATE_REF(range(from_streams, scenarios.size()));
   survive_every_pair_of_crashes(scenarios[index]);
 }
 
@@ -111,7 +120,7 @@ TEST_CASE("forward: a death leaves what a broadcast's subscriber was forwarding 
                                                      {"stream.push.cleared", 1},
                                                      {"broadcast.read.advanced", 1}}));
   CAPTURE(point);
-  Stage stage(18);
+  Stage stage(14);
   make_stages(*stage.lane, {QueueKind::broadcast, QueueKind::stream, {}}, stocked);
   const auto ended = run_child([&] {
     const Victim self(stage.path());
