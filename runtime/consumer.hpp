@@ -103,7 +103,7 @@ class Consumer {
   /// The same without waiting.  errors  as receive(), but empty for timeout
   std::expected<Received, Status> try_receive() noexcept;
   /// Ready when try_receive() has something to say other than empty: for wait_any(), so that one thread serves several
-  /// consumers. As long as this object stays where it is; any thread may look.
+  /// consumers. As long as this object stays where it is; any thread may look. A stop() rings the consumer's lane alone.
   WaitSource source() noexcept;
 
   /// receive() returns interrupted, now and from now on; loops end. Any thread, and signal handlers.
