@@ -18,7 +18,37 @@ bool has_policy(const SubscriberRow& subscriber, SubscriberPolicy policy) noexce
   return load(subscriber.policy, relaxed) == static_cast<std::uint32_t>(policy);
 }
 
+// Of the subscriber that is furthest behind. One that is joining has not begun, one that was disconnected is over: they
+// count for nothing.
+std::uint64_t furthest_behind(std::span<const SubscriberRow> subscribers, std::uint64_t floor,
+                              std::uint64_t tail, bool only_holders) noexcept {
+  auto least = tail;
+  for (const auto& subscriber : subscribers) {
+    const auto cursor = load(subscriber.cursor, acquire);  // B8 <- B7 (step), B6 <- B5 (join)
+    if (cursor == 0 || load(subscriber.claim, acquire) == 0) continue;
+    if (load(subscriber.disconnected, relaxed) == load(subscriber.joins, relaxed)) continue;
+    if (only_holders && !has_policy(subscriber, SubscriberPolicy::block)) continue;
+    least = std::min(least, cursor - 1);
+  }
+  return tail - std::max(least, std::min(floor, tail));
+}
+
 }  // namespace
+
+std::uint64_t unread_messages(const Segment& segment, const QueueRow& row) noexcept {
+  const auto ring = sound_ring(segment, row, QueueKind::broadcast);
+  if (!ring) return 0;
+  const auto floor = load(row.head, acquire);
+  return furthest_behind(ring->subscribers, floor, pushed_messages(*ring, row), false);
+}
+
+std::uint64_t Publisher::unread() const noexcept {
+  return furthest_behind({subscribers_, subscribers_max_}, floor_, tail_, false);
+}
+
+std::uint64_t Publisher::held() const noexcept {
+  return furthest_behind({subscribers_, subscribers_max_}, floor_, tail_, true);
+}
 
 Expected<QueueId> create_broadcast(Lane& lane, std::string_view name, const BroadcastOptions& options) {
   if (options.capacity == 0 || options.capacity > queue_capacity_max)
@@ -38,7 +68,7 @@ Expected<QueueId> create_broadcast(Lane& lane, std::string_view name, const Broa
 
 Expected<QueueId> find_or_create_broadcast(Lane& lane, std::string_view name,
                                            const BroadcastOptions& options) {
-  return find_or_create(lane.segment(), name, QueueKind::broadcast,
+  return find_or_create(lane.segment(), name, QueueKind::broadcast, QueuePolicy::block,
                         [&] { return create_broadcast(lane, name, options); });
 }
 

@@ -34,6 +34,9 @@ Expected<QueueId> create_broadcast(Lane& lane, std::string_view name, const Broa
 Expected<QueueId> find_or_create_broadcast(Lane& lane, std::string_view name,
                                            const BroadcastOptions& options);
 
+/// Messages that some subscriber has yet to read: of the one that is furthest behind; 0 without any. Any process.
+std::uint64_t unread_messages(const Segment& segment, const QueueRow& row) noexcept;
+
 class Publisher {
  public:
   Publisher() = default;
@@ -65,6 +68,9 @@ class Publisher {
   /// publisher.
   void close() noexcept;
 
+  /// Messages that some subscriber has yet to read, whatever its policy; and one with the policy block.
+  std::uint64_t unread() const noexcept;
+  std::uint64_t held() const noexcept;
   std::uint64_t tail() const noexcept { return tail_; }
   std::uint64_t floor() const noexcept { return floor_; }  // position of the oldest message that is kept
   std::uint64_t capacity() const noexcept { return end_.capacity(); }

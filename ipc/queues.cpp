@@ -27,15 +27,13 @@ std::uint64_t free_row_word(std::uint64_t word) noexcept {
   return queue_word::make(QueueState::free, queue_word::Era::get(word) + 1);
 }
 
-std::string_view describe(std::uint32_t kind) noexcept {
-  switch (static_cast<QueueKind>(kind)) {
-    case QueueKind::stream: return "a stream";
-    case QueueKind::work: return "a work queue";
-    case QueueKind::broadcast: return "a broadcast";
-    case QueueKind::extents: return "an extent map";
-    case QueueKind::none: break;
+std::string_view describe(QueuePolicy policy) noexcept {
+  switch (policy) {
+    case QueuePolicy::block: return "block";
+    case QueuePolicy::fail: return "fail";
+    case QueuePolicy::drop_oldest: return "drop_oldest";
   }
-  return "an unknown kind";
+  return "unknown";
 }
 
 void reset_row(QueueRow& row, const QueueShape& shape) noexcept {
@@ -127,6 +125,17 @@ Expected<QueueId> create_in_row(Lane& lane, std::uint32_t index, std::uint64_t e
 
 }  // namespace
 
+std::string_view kind_name(QueueKind kind) noexcept {
+  switch (kind) {
+    case QueueKind::stream: return "a stream";
+    case QueueKind::work: return "a work queue";
+    case QueueKind::broadcast: return "a broadcast";
+    case QueueKind::extents: return "an extent map";
+    case QueueKind::none: break;
+  }
+  return "an unknown kind";
+}
+
 std::string_view queue_name(const QueueRow& row) noexcept {
   return {row.name, strnlen(row.name, sizeof row.name)};
 }
@@ -177,20 +186,25 @@ Expected<QueueId> find_queue(const Segment& segment, std::string_view name) {
 }
 
 Expected<QueueId> find_or_create(const Segment& segment, std::string_view name, QueueKind kind,
-                                 const std::function<Expected<QueueId>()>& create) {
+                                 QueuePolicy policy, const std::function<Expected<QueueId>()>& create) {
   auto id = find_queue(segment, name);
   if (!id) id = create();
   if (!id && id.error().status == Status::exists) id = find_queue(segment, name);
-  if (id && load(queue_row(segment, id->index).kind, relaxed) != static_cast<std::uint32_t>(kind))
+  if (!id) return id;
+  const auto& row = queue_row(segment, id->index);
+  if (const auto found = load(row.kind, relaxed); found != static_cast<std::uint32_t>(kind))
     return fail(Status::bad_argument, fmt::format("queue {}: found {}, expected {}", name,
-                                                  describe(load(queue_row(segment, id->index).kind, relaxed)),
-                                                  describe(static_cast<std::uint32_t>(kind))));
+                                                  kind_name(static_cast<QueueKind>(found)), kind_name(kind)));
+  if (const auto found = static_cast<QueuePolicy>(load(row.policy, relaxed)); found != policy)
+    return fail(Status::bad_argument, fmt::format("queue {}: found policy {}, expected {}", name,
+                                                  describe(found), describe(policy)));
   return id;
 }
 
-Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity) {
-  return find_or_create(lane.segment(), name, QueueKind::stream,
-                        [&] { return create_stream(lane, name, capacity); });
+Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity,
+                                        QueuePolicy policy) {
+  return find_or_create(lane.segment(), name, QueueKind::stream, policy,
+                        [&] { return create_stream(lane, name, capacity, policy); });
 }
 
 std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexcept {

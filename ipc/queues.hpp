@@ -21,6 +21,9 @@ struct QueueId {
   bool operator==(const QueueId&) const noexcept = default;
 };
 
+/// "a stream", "a work queue": for sentences.
+std::string_view kind_name(QueueKind kind) noexcept;
+
 /// What it is called, as far as the row has one.
 std::string_view queue_name(const QueueRow& row) noexcept;
 
@@ -67,12 +70,13 @@ Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t
 Expected<QueueId> find_queue(const Segment& segment, std::string_view name);
 
 /// find_queue, or `create` where there is none.
-/// errors  as both; bad_argument  the name is that of another kind
+/// errors  as both; bad_argument  the name is that of another kind, or of another policy
 Expected<QueueId> find_or_create(const Segment& segment, std::string_view name, QueueKind kind,
-                                 const std::function<Expected<QueueId>()>& create);
+                                 QueuePolicy policy, const std::function<Expected<QueueId>()>& create);
 
-/// find_queue, or create_stream where there is none.  errors  as both; bad_argument  the name is no stream's
-Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity);
+/// find_queue, or create_stream where there is none.  errors  as find_or_create
+Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity,
+                                        QueuePolicy policy = QueuePolicy::block);
 
 /// Where a stream's ring lies, or a broadcast's: what its row said, each number read once and then checked. Who
 /// reads a segment that others may be damaging goes by this, not by the row.

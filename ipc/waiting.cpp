@@ -76,6 +76,17 @@ std::expected<std::size_t, Status> wait_any(Lane& lane, std::span<const WaitSour
   return std::unexpected(waited.status);
 }
 
+std::uint32_t begin_sleep(Lane& lane, std::span<std::uint64_t* const> marks) noexcept {
+  return prepare_wait(lane.row().doorbell, [&] {
+    for (auto* mark : marks) fetch_or(*mark, mark_of(lane.id()), seq_cst);  // M1 -> M2 (unmark)
+  });
+}
+
+void end_sleep(Lane& lane, std::span<std::uint64_t* const> marks) noexcept {
+  cancel_wait(lane.row().doorbell);
+  for (auto* mark : marks) unmark(lane.segment(), lane.id(), *mark);
+}
+
 Status interrupt(const Segment& segment, LaneId lane, std::uint64_t incarnation) noexcept {
   if (lane == 0 || lane >= segment.lane_count()) return Status::stale;
   auto& row = segment.lane_row(lane);

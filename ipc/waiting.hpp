@@ -74,6 +74,12 @@ inline std::chrono::nanoseconds left_until(WaitClock::time_point deadline) noexc
 std::expected<std::size_t, Status> wait_any(Lane& lane, std::span<const WaitSource> sources,
                                             std::chrono::nanoseconds timeout) noexcept;
 
+/// For who sleeps by other means than wait_any(), such as io_uring's futex: leave marks and announce the sleep. What is
+/// looked at afterwards and found false can be slept upon. Returns the word of the doorbell to sleep against.
+std::uint32_t begin_sleep(Lane& lane, std::span<std::uint64_t* const> marks) noexcept;
+/// The sleep is over, or did not begin. Who was rung for a queue and does not change it lets another one know.
+void end_sleep(Lane& lane, std::span<std::uint64_t* const> marks) noexcept;
+
 /// Ask a lane to stop waiting, from any thread or process: it holds until the lane takes it. A lane that was claimed a
 /// moment ago may find one that was meant for its predecessor.
 /// errors  stale  the lane is not that one any more

@@ -26,14 +26,6 @@ void raise(std::uint64_t& word, std::uint64_t value) noexcept {
   while (found < value && !cas(word, found, value, relaxed)) {}
 }
 
-Expected<QueueRow*> work_row(const Segment& segment, QueueId queue, std::string_view name) {
-  auto& row = queue_row(segment, queue.index);
-  if (load(row.kind, relaxed) != static_cast<std::uint32_t>(QueueKind::work))
-    return fail(Status::bad_argument, fmt::format("queue {}: found a queue of kind {}, expected a work queue",
-                                                  name, load(row.kind, relaxed)));
-  return &row;
-}
-
 }  // namespace
 
 // ---- Creating --------------------------------------------------------------------------------------------
@@ -52,8 +44,10 @@ Expected<QueueId> create_work_queue(Lane& lane, std::string_view name, const Wor
   if (!options.dead_letter.empty()) {
     const auto target = find_queue(lane.segment(), options.dead_letter);
     if (!target) return std::unexpected(target.error());
-    if (const auto row = work_row(lane.segment(), *target, options.dead_letter); !row)
-      return std::unexpected(row.error());
+    const auto kind = static_cast<QueueKind>(load(queue_row(lane.segment(), target->index).kind, relaxed));
+    if (kind != QueueKind::work)
+      return fail(Status::bad_argument, fmt::format("queue {}: found {}, expected a work queue",
+                                                    options.dead_letter, kind_name(kind)));
     dead_letter = pack(*target);
   }
   const auto slots = std::bit_ceil(options.capacity);
@@ -68,26 +62,18 @@ Expected<QueueId> create_work_queue(Lane& lane, std::string_view name, const Wor
 }
 
 Expected<QueueId> find_or_create_work_queue(Lane& lane, std::string_view name, const WorkOptions& options) {
-  auto id = find_queue(lane.segment(), name);
-  if (!id) {
-    id = create_work_queue(lane, name, options);
-    if (id || id.error().status != Status::exists) return id;
-    id = find_queue(lane.segment(), name);
-    if (!id) return id;
-  }
-  const auto row = work_row(lane.segment(), *id, name);
-  if (!row) return std::unexpected(row.error());
+  const auto id = find_or_create(lane.segment(), name, QueueKind::work, options.policy,
+                                 [&] { return create_work_queue(lane, name, options); });
+  if (!id) return id;
+  const auto& row = queue_row(lane.segment(), id->index);
   const auto expect = [&](std::string_view what, std::uint64_t found, std::uint64_t expected) {
-    return found == expected ? Expected<QueueId>(*id)
-                             : fail(Status::bad_argument,
-                                    fmt::format("queue {}: {} {}, expected {}", name, what, found, expected));
+    return found == expected ? id
+                             : fail(Status::bad_argument, fmt::format("queue {}: found {} {}, expected {}",
+                                                                      name, what, found, expected));
   };
-  if (auto same = expect("capacity", load((*row)->capacity, relaxed), std::bit_ceil(options.capacity)); !same)
+  if (auto same = expect("capacity", load(row.capacity, relaxed), std::bit_ceil(options.capacity)); !same)
     return same;
-  if (auto same = expect("policy", load((*row)->policy, relaxed), static_cast<std::uint32_t>(options.policy));
-      !same)
-    return same;
-  return expect("limit of deliveries", load((*row)->deliveries_max, relaxed), options.deliveries_max);
+  return expect("limit of deliveries", load(row.deliveries_max, relaxed), options.deliveries_max);
 }
 
 std::optional<StreamRing> sound_work_ring(const Segment& segment, const QueueRow& row) noexcept {
@@ -191,13 +177,8 @@ void WorkQueue::publish(const Message& message, Handle handle, std::uint64_t pos
 
 Status WorkQueue::push(const Message& message, Handle handle, std::uint32_t cell_index) noexcept {
   auto& heap = lane_->heap();
-  const auto position = claim_slot(cell_index);
-  if (!position) {
-    if (position.error() == Status::full &&
-        load(row_->policy, relaxed) != static_cast<std::uint32_t>(QueuePolicy::block))
-      fetch_add(row_->refused, 1, relaxed);
-    return position.error();
-  }
+  const auto position = make_place({}, cell_index);
+  if (!position) return position.error();
   auto& cell = heap.cell(cell_index);
   store(cell.aux, aux(cell_aux::publish, *position), sluice::release);
   crash_point("work.push.announced");  // recovery: still WRITING, as if it was not there
@@ -208,12 +189,17 @@ Status WorkQueue::push(const Message& message, Handle handle, std::uint32_t cell
   store(cell.aux, cell_aux::at_rest, sluice::release);
   crash_point("work.push.cleared");
   heap.unreserve_cell(cell_index);
+  last_pushed_ = *position;
   pushed(*position, length);
   return Status::ok;
 }
 
 std::expected<std::uint64_t, Status> WorkQueue::make_place(Handle, std::uint32_t cell) noexcept {
-  return claim_slot(cell);
+  const auto position = claim_slot(cell);
+  if (!position && position.error() == Status::full &&
+      load(row_->policy, relaxed) != static_cast<std::uint32_t>(QueuePolicy::block))
+    fetch_add(row_->refused, 1, relaxed);
+  return position;
 }
 
 // The cell holds nothing, only tells of the claim.

@@ -69,6 +69,10 @@ class WorkQueue {
   /// Push a message without a block.  errors  full, closed, no_cell
   Status push(const Message& message) noexcept;
   bool has_room() const noexcept;
+  /// Position of the message that this object has pushed last.
+  std::uint64_t last_pushed() const noexcept { return last_pushed_; }
+  /// Whether what was pushed at `position`, not longer ago than a round of the ring, is done.
+  bool is_done(std::uint64_t position) const noexcept;
   /// Nothing more is pushed; consumers end when all is done. Until somebody opens it again.
   void close() noexcept;
   void reopen() noexcept;
@@ -104,6 +108,8 @@ class WorkQueue {
   bool has_message() const noexcept;
   /// It is closed, and all messages are done, also those that others work on. Looks at every slot once it is closed.
   bool ended() const noexcept;
+  /// All that was pushed is done. Looks at every slot.
+  bool is_empty() const noexcept;
 
   // ---- Waiting: for wait_any(), as long as this object stays where it is
 
@@ -153,9 +159,10 @@ class WorkQueue {
   Message* ring_ = nullptr;
   QueueId id_;
   std::uint64_t mask_ = 0;
-  std::uint64_t front_ = 0;       // as this lane saw it last
-  std::uint64_t version_ = 0;     // of that
-  std::uint64_t scan_ = 0;        // nothing waits before it, unless the version has changed
+  std::uint64_t front_ = 0;    // as this lane saw it last
+  std::uint64_t version_ = 0;  // of that
+  std::uint64_t scan_ = 0;     // nothing waits before it, unless the version has changed
+  std::uint64_t last_pushed_ = 0;
   std::uint64_t bytes_done_ = 0;  // not counted in the row yet
   std::uint32_t done_ = 0;
   std::unique_ptr<WorkQueue> dead_letter_;

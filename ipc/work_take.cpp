@@ -159,9 +159,15 @@ bool WorkQueue::has_message() const noexcept {
   return false;
 }
 
+bool WorkQueue::is_done(std::uint64_t position) const noexcept {
+  const auto word = load(at(position).stamp, acquire);  // W4 <- W3 (done)
+  return work_word::Base::get(word) != base_of(position);
+}
+
 // L2 <- L1 (close): who claimed a slot and saw the queue open before is seen here.
-bool WorkQueue::ended() const noexcept {
-  if (!closed()) return false;
+bool WorkQueue::ended() const noexcept { return closed() && is_empty(); }
+
+bool WorkQueue::is_empty() const noexcept {
   for (std::uint64_t i = 0; i <= mask_; ++i)
     if (work_word::state(load(ring_[i].stamp, seq_cst)) != WorkState::empty) return false;
   return true;

@@ -280,7 +280,7 @@ TEST_CASE("work: a queue that cannot be is refused with a sentence", "[ipc][work
   CHECK(refusal({.deliveries_max = 3, .dead_letter = "d"}).status == Status::not_found);
   must(create_stream(*rig.lane, "s", 4));
   CHECK(refusal({.deliveries_max = 3, .dead_letter = "s"}).message ==
-        "queue s: found a queue of kind 1, expected a work queue");
+        "queue s: found a stream, expected a work queue");
   CHECK(refusal({}, "s").status == Status::exists);
   CHECK(refusal({}, "").status == Status::bad_argument);
 }
@@ -291,10 +291,11 @@ TEST_CASE("work: a queue under the same name is that one, if it is alike", "[ipc
   const auto refusal = [&](const WorkOptions& options, std::string_view name = "w") {
     return find_or_create_work_queue(*rig.other, name, options).error().message;
   };
-  CHECK(refusal({.capacity = 9}) == "queue w: capacity 8, expected 16");
-  CHECK(refusal({.capacity = 8, .policy = QueuePolicy::fail}) == "queue w: policy 0, expected 1");
+  CHECK(refusal({.capacity = 9}) == "queue w: found capacity 8, expected 16");
+  CHECK(refusal({.capacity = 8, .policy = QueuePolicy::fail}) ==
+        "queue w: found policy block, expected fail");
   must(create_stream(*rig.lane, "s", 4));
-  CHECK(refusal({}, "s") == "queue s: found a queue of kind 1, expected a work queue");
+  CHECK(refusal({}, "s") == "queue s: found a stream, expected a work queue");
   CHECK(WorkQueue::open(*rig.lane, must(find_queue(rig.segment(), "s"))).error() == Status::bad_argument);
   CHECK(WorkQueue::open(*rig.lane, {rig.id.index, rig.id.era + 1}).error() == Status::stale);
   CHECK(WorkQueue::open(*rig.lane, {100'000, 0}).error() == Status::bad_argument);
