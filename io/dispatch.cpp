@@ -3,28 +3,35 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace sluice {
+
+namespace {
+
+// Positions of a work queue that one collect() looks at beyond the oldest that is not done.
+constexpr std::uint64_t sweep_step = 64;
+
+}  // namespace
 
 Expected<std::unique_ptr<Dispatch>> Dispatch::open(Lane& lane, ConnectionPool& pool,
                                                    const std::vector<std::string>& names,
                                                    std::uint32_t blocks, std::uint32_t pending_high) {
-  std::unique_ptr<Dispatch> dispatch(new Dispatch(lane.segment(), pool, pending_high));
+  std::unique_ptr<Dispatch> dispatch(new Dispatch(lane, pool, pending_high));
   dispatch->streams_.resize(names.size());
   for (std::size_t i = 0; i < names.size(); ++i) {
     Stream& stream = dispatch->streams_[i];
     stream.name = names[i];
-    const auto id = find_queue(lane.segment(), names[i]);
-    if (!id) return std::unexpected(id.error());
-    auto producer = StreamProducer::claim(lane, *id);
-    if (!producer)
-      return fail(producer.error(),
-                  fmt::format("stream {}: {}", names[i],
-                              producer.error() == Status::busy ? "another producer has it"
-                                                               : to_string(producer.error())));
-    stream.producer = std::move(*producer);
-    stream.owners.resize(stream.producer.capacity());
-    stream.taken = stream.producer.head();
+    auto outlet = Outlet::open(lane, names[i]);
+    if (!outlet) return std::unexpected(std::move(outlet.error()));
+    if (names.size() > 1 && !outlet->in_flow_order())
+      return fail(Status::bad_argument,
+                  fmt::format("queue {}: found no stream among {} queues, expected streams, or one queue",
+                              names[i], names.size()));
+    stream.outlet = std::move(*outlet);
+    stream.owners.resize(stream.outlet.capacity());
+    stream.taken = stream.end = stream.sweep = stream.outlet.first_untaken();
+    if (auto* marks = stream.outlet.room_marks()) dispatch->marks_.push_back(marks);
   }
   // Two events for each connection (OPEN, and CLOSE or ABORT), one restart for each stream.
   dispatch->entries_.resize(blocks + 2 * std::size_t{pool.size()} + names.size());
@@ -82,35 +89,36 @@ void Dispatch::submit(std::uint32_t index, const Pending& entry) noexcept {
 
 // ok, full, or a failure that health() then tells.
 Status Dispatch::push(Stream& stream, const Pending& entry) noexcept {
-  const std::uint64_t position = stream.producer.tail();
   // The place in `owners` is free once the message that was there is counted off. The push must not succeed
-  // before: it looks at the head again, which may have moved after collect() did.
-  const std::uint64_t capacity = stream.producer.capacity();
-  if (position - stream.taken >= capacity) collect(stream);
-  if (position - stream.taken >= capacity) return Status::full;
+  // before: it looks at the queue again, of which more may have been taken after collect() looked.
+  const std::uint64_t capacity = stream.outlet.capacity();
+  if (stream.taken == stream.end) stream.taken = stream.end = std::max(stream.end, stream.outlet.next());
+  if (stream.outlet.next() - stream.taken >= capacity) collect(stream);
+  if (stream.outlet.next() - stream.taken >= capacity && !stream.outlet.out_of_order()) return Status::full;
   hold_bell(stream);
-  const Status status = entry.reference ? stream.producer.push(entry.message, entry.reference)
-                                        : stream.producer.push(entry.message);
-  if (status == Status::full) return status;
-  if (status != Status::ok) {
-    health_ = status;
-    return status;
+  const auto pushed = stream.outlet.push(entry.message, entry.reference);
+  if (!pushed) {
+    if (pushed.error() != Status::full) health_ = pushed.error();
+    return pushed.error();
   }
+  const auto position = *pushed;
+  stream.end = position;  // it may have been taken by now, and nobody is charged yet
+  // Others push into a work queue too, and may have taken it further. What had the slot before is done then, and all
+  // that is older.
+  if (position - stream.taken >= capacity) collect(stream);
   stream.owners[position & (capacity - 1)] = entry.last ? ConnectionId{} : entry.owner;
+  stream.end = position + 1;
   if (entry.last) pool_.free(*pool_.find(entry.owner));
-  return status;
+  return Status::ok;
 }
 
 // Take the duty to ring from the pushes of this turn. A worker that goes to sleep later says so again, and is
 // rung by the next push; one that sleeps while we die between here and wake() wakes by its time limit.
 void Dispatch::hold_bell(Stream& stream) noexcept {
-  const auto lane =
-      lane_claim::Lane::get(load(queue_row(segment_, stream.producer.id().index).consumer, relaxed));
-  if (lane == 0 || lane >= segment_.header().lane_count) return;
-  Doorbell& bell = segment_.lane_row(lane).doorbell;
-  if (load(bell.waiting, relaxed) == 0) return;
-  store(bell.waiting, 0, relaxed);
-  stream.held_bell = &bell;
+  Doorbell* bell = stream.outlet.consumer_bell();
+  if (bell == nullptr || load(bell->waiting, relaxed) == 0) return;
+  store(bell->waiting, 0, relaxed);
+  stream.held_bell = bell;
 }
 
 void Dispatch::wake() noexcept {
@@ -135,13 +143,7 @@ bool Dispatch::flush(Stream& stream) noexcept {
     --stream.pending;
     --pending_;
   }
-  // A quarter of the stream is room worth waking connections for: not one for each message taken. From the head
-  // itself: room() may look at an old one.
-  if (stream.stalled && stream.pending == 0) {
-    const std::uint64_t used = stream.producer.tail() - head_of(stream);
-    if (stream.producer.capacity() - used >= std::max(1U, stream.producer.capacity() / 4))
-      stream.stalled = false;
-  }
+  if (stream.stalled && stream.pending == 0 && look(stream) && has_room_again(stream)) stream.stalled = false;
   return stream.pending != before;
 }
 
@@ -152,25 +154,39 @@ bool Dispatch::flush() noexcept {
   return moved;
 }
 
-// The head as the worker published it, checked: it lies between what was counted off and our tail.
-std::uint64_t Dispatch::head_of(const Stream& stream) noexcept {
-  const std::uint64_t head = stream.producer.head();
-  if (head - stream.taken <= stream.producer.tail() - stream.taken) return head;
-  health_ = Status::corrupt;
-  return stream.taken;
+// A quarter of the queue is room worth waking connections for: not one for each message taken.
+bool Dispatch::has_room_again(Stream& stream) noexcept {
+  return stream.outlet.room() >= std::max<std::uint64_t>(1, stream.outlet.capacity() / 4);
+}
+
+bool Dispatch::look(Stream& stream) noexcept {
+  const auto status = stream.outlet.look();
+  if (status != Status::ok) health_ = status;
+  return status == Status::ok;
+}
+
+// Whether somebody was charged with the block at a position; no longer.
+bool Dispatch::count_off(Stream& stream, std::uint64_t position) noexcept {
+  auto& owner = stream.owners[position & (stream.outlet.capacity() - 1)];
+  Connection* connection = pool_.find(std::exchange(owner, ConnectionId{}));
+  if (connection == nullptr) return false;
+  --connection->outstanding;
+  if (listener_ != nullptr) listener_->taken(*connection);
+  return true;
 }
 
 bool Dispatch::collect(Stream& stream) noexcept {
+  if (!look(stream)) return false;
   const std::uint64_t before = stream.taken;
-  const std::uint64_t head = head_of(stream);
-  const std::uint64_t mask = stream.producer.capacity() - 1;
-  while (stream.taken != head) {
-    Connection* connection = pool_.find(stream.owners[stream.taken++ & mask]);
-    if (connection == nullptr) continue;
-    --connection->outstanding;
-    if (listener_ != nullptr) listener_->taken(*connection);
-  }
-  return head != before;
+  while (stream.taken != stream.end && stream.outlet.is_taken(stream.taken))
+    count_off(stream, stream.taken++);
+  bool moved = stream.taken != before;
+  if (!stream.outlet.out_of_order()) return moved;
+  // Behind a message that takes long others are done; a part of them is looked at each time.
+  if (stream.sweep < stream.taken || stream.sweep >= stream.end) stream.sweep = stream.taken;
+  for (auto left = std::min(sweep_step, stream.end - stream.sweep); left != 0; --left, ++stream.sweep)
+    if (stream.outlet.is_taken(stream.sweep)) moved |= count_off(stream, stream.sweep);
+  return moved;
 }
 
 bool Dispatch::collect() noexcept {
@@ -179,13 +195,36 @@ bool Dispatch::collect() noexcept {
   return moved;
 }
 
+bool Dispatch::would_move(Stream& stream) noexcept {
+  if (!look(stream)) return true;
+  if (stream.taken != stream.end && stream.outlet.is_taken(stream.taken)) return true;
+  return stream.pending != 0 ? stream.outlet.room() != 0 : stream.stalled && has_room_again(stream);
+}
+
 bool Dispatch::would_move() noexcept {
-  return std::any_of(streams_.begin(), streams_.end(),
-                     [this](const Stream& stream) { return head_of(stream) != stream.taken; });
+  return std::ranges::any_of(streams_, [this](Stream& stream) { return would_move(stream); });
+}
+
+// Who was rung for a queue's room and takes none lets another producer know.
+void Dispatch::end_sleep() noexcept {
+  sluice::end_sleep(lane_, marks_);
+  for (Stream& stream : streams_)
+    if (auto* marks = stream.outlet.room_marks(); marks != nullptr && stream.outlet.room() != 0)
+      wake_one(lane_.segment(), *marks);
+}
+
+bool Dispatch::consumers_ring() const noexcept {
+  return std::ranges::all_of(streams_, [](const Stream& stream) { return stream.outlet.rings(); });
+}
+
+bool Dispatch::shed() noexcept {
+  bool any = false;
+  for (Stream& stream : streams_) any |= stream.outlet.shed();
+  return any;
 }
 
 void Dispatch::close() noexcept {
-  for (Stream& stream : streams_) stream.producer.close();
+  for (Stream& stream : streams_) stream.outlet.close();
 }
 
 }  // namespace sluice

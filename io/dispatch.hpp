@@ -1,17 +1,18 @@
-// From flows to streams: each flow has one stream, each message goes behind what the stream has not taken yet.
+// From flows to queues: several streams, of which each flow has one, or a single queue of another kind. Each message goes
+// behind what its queue has not taken yet.
 //
-//   send ── room ───────────────────────────> stream ── head moves: collect() ──> blocks counted off
+//   send ── room ───────────────────────────> queue ── taken: collect() ──> blocks counted off
 //     └── none ──> pending, in order ── flush ──┘
 //
 // Invariants
-//   1. While a stream has anything pending, everything for it goes behind that: order is the stream's.
+//   1. While a queue has anything pending, everything for it goes behind that: order is the queue's.
 //   2. What can be pending is bounded by the lane's cells (blocks) and two events for each connection, and all of it
 //      was allocated at the start.
 // Thread safety: the lane's thread.
 #pragma once
 
 #include "io/connections.hpp"
-#include "ipc/stream.hpp"
+#include "io/outlet.hpp"
 
 #include <cstdint>
 #include <memory>
@@ -31,10 +32,10 @@ class TakenListener {
 
 class Dispatch {
  public:
-  /// Claim the producer's role of every stream in `names`.
+  /// Open every queue in `names`.
   ///
   /// blocks  the most that can be pending at once
-  /// errors  not_found, busy  naming the stream
+  /// errors  not_found, busy  naming the queue; bad_argument  several, and one of them is no stream
   static Expected<std::unique_ptr<Dispatch>> open(Lane& lane, ConnectionPool& pool,
                                                   const std::vector<std::string>& names, std::uint32_t blocks,
                                                   std::uint32_t pending_high);
@@ -59,8 +60,16 @@ class Dispatch {
 
   /// Look at what workers took since the last time, and count it off its connections. True if anything moved.
   bool collect() noexcept;
-  /// Whether collect() would find something.
+  /// Whether collect() or flush() would find something.
   bool would_move() noexcept;
+  /// A sleep is about to begin, in which consumers ring the lane when they take something; it is over.
+  /// Returns the word of the lane's doorbell to sleep against.
+  std::uint32_t begin_sleep() noexcept { return sluice::begin_sleep(lane_, marks_); }
+  void end_sleep() noexcept;
+  /// They do ring. Else it is for the lane to look again.
+  bool consumers_ring() const noexcept;
+  /// Have broadcasts drop what they keep beyond need, so that blocks come free. True: they did.
+  bool shed() noexcept;
   void listen(TakenListener& listener) noexcept { listener_ = &listener; }
 
   /// The stream holds too much back: its connections are not to be read from. Ends with hysteresis.
@@ -72,7 +81,7 @@ class Dispatch {
   /// ok, or what a push or a stream's words said that must not be: the segment is damaged.
   Status health() const noexcept { return health_; }
 
-  /// Nothing will follow in any stream.
+  /// Nothing will follow in any queue.
   void close() noexcept;
 
  private:
@@ -87,9 +96,11 @@ class Dispatch {
   };
   struct Stream {
     std::string name;
-    StreamProducer producer;
+    Outlet outlet;
     std::vector<ConnectionId> owners;  // by position modulo capacity: who is charged with the block there
-    std::uint64_t taken = 0;           // head, as far as it was counted off
+    std::uint64_t taken = 0;           // everything before it is counted off
+    std::uint64_t end = 0;             // behind the last message that was pushed here
+    std::uint64_t sweep = 0;           // where to look next for what was taken out of order
     std::uint32_t flows = 0;
     std::uint32_t first = none, final = none;
     std::uint32_t pending = 0;
@@ -97,20 +108,24 @@ class Dispatch {
     Doorbell* held_bell = nullptr;  // of a sleeping worker that wake() rings
   };
 
-  Dispatch(const Segment& segment, ConnectionPool& pool, std::uint32_t pending_high) noexcept
-      : segment_(segment), pool_(pool), pending_high_(pending_high) {}
+  Dispatch(Lane& lane, ConnectionPool& pool, std::uint32_t pending_high) noexcept
+      : lane_(lane), pool_(pool), pending_high_(pending_high) {}
   void submit(std::uint32_t index, const Pending& entry) noexcept;
   Status push(Stream& stream, const Pending& entry) noexcept;
   void hold_bell(Stream& stream) noexcept;
   bool flush(Stream& stream) noexcept;
   bool collect(Stream& stream) noexcept;
-  std::uint64_t head_of(const Stream& stream) noexcept;
+  bool count_off(Stream& stream, std::uint64_t position) noexcept;
+  bool look(Stream& stream) noexcept;
+  static bool has_room_again(Stream& stream) noexcept;
+  bool would_move(Stream& stream) noexcept;
 
-  const Segment& segment_;
+  Lane& lane_;
   ConnectionPool& pool_;
   TakenListener* listener_ = nullptr;
   std::uint32_t pending_high_;
   std::vector<Stream> streams_;
+  std::vector<std::uint64_t*> marks_;  // to leave before a sleep
   std::vector<Pending> entries_;
   std::uint32_t free_ = none;
   std::uint64_t pending_ = 0;

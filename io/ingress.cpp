@@ -32,7 +32,7 @@ constexpr std::uint32_t cells_beside_buffers = 64 + recovery_cells;
 constexpr nanoseconds wait_max = milliseconds(50);
 // While workers make progress their doorbell would ring for each message: look again after this instead.
 constexpr nanoseconds wait_progress = microseconds(250);
-// The doorbell does not cover a block that was freed before we asked to be rung.
+// The doorbell does not cover a block that was freed before we asked to be rung, nor every subscriber's step.
 constexpr nanoseconds wait_blocks = milliseconds(1);
 // How long at least workers get to take the rest after the grace.
 constexpr milliseconds flush_grace_min{1000};
@@ -56,8 +56,8 @@ Expected<void> check(const Segment& segment, const IngressOptions& options) {
   if (options.drain_grace < milliseconds(0) || options.drain_grace > std::chrono::hours(1))
     return fail(Status::bad_argument, fmt::format("ingress: drain_grace is {} ms, expected 0 to 3600000",
                                                   options.drain_grace.count()));
-  if (options.streams.empty())
-    return fail(Status::bad_argument, "ingress: no stream is named, expected at least one");
+  if (options.into.empty())
+    return fail(Status::bad_argument, "ingress: no queue is named, expected at least one");
   const std::uint64_t cells = options.buffers + cells_beside_buffers;
   if (cells > segment.header().cells_per_lane)
     return fail(Status::bad_argument,
@@ -123,7 +123,7 @@ Expected<void> Ingress::Parts::open(Session& session) {
   address = fmt::format("{}:{}", options.host, listener->port());
 
   pool = std::make_unique<ConnectionPool>(options.connections_max);
-  auto streams = Dispatch::open(*lane, *pool, options.streams, options.buffers + cells_beside_buffers,
+  auto streams = Dispatch::open(*lane, *pool, options.into, options.buffers + cells_beside_buffers,
                                 std::max(1U, options.buffers / 16));
   if (!streams) return std::unexpected(std::move(streams.error()));
   dispatch = std::move(*streams);
@@ -161,7 +161,7 @@ bool Ingress::Parts::arm_doorbell(std::uint32_t seen) noexcept {
   return true;
 }
 
-// How long to wait for a completion at most. `belled`: workers were told to ring; cancel_wait() afterwards.
+// How long to wait for a completion at most. `belled`: workers were told to ring; end_sleep() afterwards.
 nanoseconds Ingress::Parts::prepare_to_wait(bool moved, bool& belled) noexcept {
   belled = false;
   nanoseconds limit = wait_max;
@@ -170,10 +170,10 @@ nanoseconds Ingress::Parts::prepare_to_wait(bool moved, bool& belled) noexcept {
   const bool blocks = receiver->waiting_for_blocks();
   if (!blocks && !receiver->waiting_for_workers()) return limit;
   if (moved) return std::min(limit, wait_progress);
-  const auto seen = prepare_wait(lane->row().doorbell);
+  const auto seen = dispatch->begin_sleep();
   belled = true;
   if (dispatch->would_move()) return microseconds(1);
-  return arm_doorbell(seen) && !blocks ? limit : std::min(limit, wait_blocks);
+  return arm_doorbell(seen) && !blocks && dispatch->consumers_ring() ? limit : std::min(limit, wait_blocks);
 }
 
 // --- one turn ---------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ Expected<void> Ingress::Parts::step(bool& moved) {
   bool belled = false;
   const auto limit = prepare_to_wait(moved, belled);
   const Status waited = ring->wait(limit);
-  if (belled) cancel_wait(lane->row().doorbell);
+  if (belled) dispatch->end_sleep();
   ++waits;
   if (waited == Status::io_error) return fail_errno("io_uring_enter", ring->errno_value());
 
@@ -220,7 +220,7 @@ Expected<void> Ingress::Parts::step(bool& moved) {
   dispatch->wake();
   publish();
   if (dispatch->health() != Status::ok)
-    return fail(dispatch->health(), fmt::format("segment {}: a stream of the ingress is damaged: {}",
+    return fail(dispatch->health(), fmt::format("segment {}: a queue of the ingress fails: {}",
                                                 lane->segment().path(), to_string(dispatch->health())));
   if (listener->failure() != 0) return fail_errno("accept on " + address, listener->failure());
   return {};
@@ -252,7 +252,7 @@ Expected<void> Ingress::Parts::drain() {
   for (std::uint32_t stream = 0; stream < dispatch->stream_count(); ++stream)
     if (const auto left = dispatch->pending(stream); left != 0)
       return fail(Status::timeout,
-                  fmt::format("drain: stream {} has no room for {} messages and no worker takes "
+                  fmt::format("drain: queue {} has no room for {} messages and no worker takes "
                               "any: they are lost",
                               dispatch->name(stream), left));
   dispatch->close();

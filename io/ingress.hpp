@@ -1,13 +1,13 @@
 // The TCP ingress: network bytes from the kernel straight into blocks of the segment, and from there as
-// messages into named streams.
+// messages into named queues: streams, a work queue or a broadcast.
 //
-//   socket ── multishot recv ──> block in the buffer ring ── DATA message ──> stream ──> worker
+//   socket ── multishot recv ──> block in the buffer ring ── DATA message ──> queue ──> worker
 //                                      ^ a fresh block takes its place            │
 //                                      └──────────── released, harvested ─────────┘
 //
-// A connection is a flow. It is pinned to one stream, which gets OPEN, DATA … and then CLOSE (orderly end) or
-// ABORT (reset, or cut off by the drain), in order. Nothing is dropped: without a free block, without room in
-// the stream, or over its share of the blocks a connection is not read from, and TCP holds its sender back.
+// A connection is a flow. Of several streams it is pinned to one, which gets OPEN, DATA … and then CLOSE (orderly end)
+// or ABORT (reset, or cut off by the drain), in order. Nothing is dropped: without a free block, without room in
+// the queue, or over its share of the blocks a connection is not read from, and TCP holds its sender back.
 //
 // Thread safety: open(), run() and destruction on one thread, which is the lane's and the ring's; counters()
 // and port() from any.
@@ -28,7 +28,7 @@ namespace sluice {
 struct IngressOptions {
   std::string host = "127.0.0.1";          // numeric, IPv4 or IPv6
   std::uint16_t port = 0;                  // 0: a free one is picked, see Ingress::port()
-  std::vector<std::string> streams;        // names of existing streams; nobody else may produce into them
+  std::vector<std::string> into;           // names of existing queues: streams, or one of another kind
   std::uint32_t buffers = 512;             // blocks in the provided-buffer ring, [2, 32768]
   std::uint32_t buffer_bytes = 32 * 1024;  // of each block, [64, 1 MiB]
   std::uint32_t connections_max = 1024;    // [1, 65536]; more wait in the listen backlog
@@ -58,12 +58,12 @@ struct IngressCounters {
 
 class Ingress {
  public:
-  /// Listen, claim a lane and the streams' producer roles, and fill the buffer ring. Tells each stream that
+  /// Listen, claim a lane and the queues' producer roles, and fill the buffer ring. Tells each queue that
   /// earlier flows are over (MessageKind::restart) if there were any. Raises the soft limit of descriptors.
   ///
   /// errors  bad_argument  an option out of range, or a host that is not numeric; named
-  ///         not_found     a stream does not exist
-  ///         busy          a stream has another producer
+  ///         not_found     a queue does not exist
+  ///         busy          a queue has another producer
   ///         exhausted     the segment has no room for two blocks, or no lane
   ///         io_error, permission  "listen on 127.0.0.1:80: …", "io_uring_setup: …"
   static Expected<std::unique_ptr<Ingress>> open(Session& session, const IngressOptions& options);
@@ -75,9 +75,10 @@ class Ingress {
   std::uint16_t port() const noexcept;
 
   /// Serve until `stop` is set (a signal handler may), then drain: accept no more, serve what is connected
-  /// until it ends or the grace is over, push everything that was received, close the streams, return.
+  /// until it ends or the grace is over, push everything that was received, close the queues, return; a work queue
+  /// stays open.
   ///
-  /// errors  timeout   a stream's worker took nothing for another grace after the drain; what was lost is named
+  /// errors  timeout   a queue's workers took nothing for another grace after the drain; what was lost is named
   ///         io_error, corrupt  the ring or the segment failed
   Expected<void> run(const std::atomic<bool>& stop);
 

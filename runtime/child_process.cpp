@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <string_view>
 
 #include <fcntl.h>
 #include <sys/prctl.h>
@@ -17,8 +19,8 @@ namespace sluice {
 namespace {
 
 // What runs between fork and exec: async-signal-safe calls only, and no return.
-[[noreturn]] void become(const char* program, char* const* arguments, pid_t parent, int kept_fd,
-                         int death_signal, int error_fd) {
+[[noreturn]] void become(const char* program, char* const* arguments, char* const* environment, pid_t parent,
+                         int kept_fd, int death_signal, int error_fd) {
   // The parent may have died before the request: then nobody would tell this process.
   if (prctl(PR_SET_PDEATHSIG, death_signal) != 0 || getppid() != parent) _exit(0);
   struct sigaction action{};
@@ -31,10 +33,30 @@ namespace {
   sigprocmask(SIG_SETMASK, &none, nullptr);
   dup2(STDERR_FILENO, STDOUT_FILENO);
   if (kept_fd >= 0) fcntl(kept_fd, F_SETFD, 0);
-  execv(program, arguments);
+  execvpe(program, arguments, environment);
   const int error = errno;
   [[maybe_unused]] const auto written = write(error_fd, &error, sizeof error);
   _exit(127);
+}
+
+std::vector<char*> pointers_to(const std::vector<std::string>& texts) {
+  std::vector<char*> pointers;
+  pointers.reserve(texts.size() + 1);
+  for (const auto& text : texts) pointers.push_back(const_cast<char*>(text.c_str()));
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+// This process's environment with `given` in place of what has the same names.
+std::vector<std::string> environment_with(const std::vector<std::string>& given) {
+  auto environment = given;
+  for (char** own = environ; *own != nullptr; ++own) {
+    const std::string_view text = *own;
+    const auto name = text.substr(0, text.find('=') + 1);
+    const auto has_name = [&](const std::string& other) { return other.starts_with(name); };
+    if (std::ranges::none_of(given, has_name)) environment.emplace_back(text);
+  }
+  return environment;
 }
 
 }  // namespace
@@ -48,11 +70,10 @@ std::string ChildExit::describe() const {
 
 Expected<ChildProcess> ChildProcess::start(const std::string& program,
                                            const std::vector<std::string>& arguments, int kept_fd,
-                                           int death_signal) {
-  std::vector<char*> pointers;
-  pointers.reserve(arguments.size() + 1);
-  for (const auto& argument : arguments) pointers.push_back(const_cast<char*>(argument.c_str()));
-  pointers.push_back(nullptr);
+                                           int death_signal, const std::vector<std::string>& environment) {
+  const auto pointers = pointers_to(arguments);
+  const auto variables = environment_with(environment);
+  const auto variable_pointers = pointers_to(variables);
 
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return fail_errno("pipe2");
@@ -66,7 +87,9 @@ Expected<ChildProcess> ChildProcess::start(const std::string& program,
   pthread_sigmask(SIG_SETMASK, &all, &before);
   const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
-  if (pid == 0) become(program.c_str(), pointers.data(), parent, kept_fd, death_signal, write_end.get());
+  if (pid == 0)
+    become(program.c_str(), pointers.data(), variable_pointers.data(), parent, kept_fd, death_signal,
+           write_end.get());
   const int fork_error = errno;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (pid < 0) return fail_errno(fmt::format("fork for {}", program), fork_error);

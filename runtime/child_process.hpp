@@ -31,13 +31,16 @@ struct ChildExit {
 
 class ChildProcess {
  public:
-  /// Start `program` with `arguments` (the first is the name that it sees itself by).
+  /// Start `program`, looked for in PATH unless it has a slash, with `arguments` (the first is the name that it sees
+  /// itself by).
   ///
+  /// environment   "NAME=value", in place of this process's own where it has the name
   /// kept_fd       stays open in the child under its number; -1: none
   /// death_signal  what the kernel sends the child when its parent dies
   /// errors        not_found, permission, exhausted, io_error  from fork, exec and pidfd_open
   static Expected<ChildProcess> start(const std::string& program, const std::vector<std::string>& arguments,
-                                      int kept_fd = -1, int death_signal = SIGTERM);
+                                      int kept_fd = -1, int death_signal = SIGTERM,
+                                      const std::vector<std::string>& environment = {});
   ChildProcess(ChildProcess&& other) noexcept;
   ChildProcess& operator=(ChildProcess&& other) noexcept;
   /// Kills and reaps the child if it still runs.

@@ -1,7 +1,7 @@
 // What a supervisor does with a child, by its role.
 //
-//   ingress ── ingress.N ──> worker        connections, and who handles what they bring
-//   device ──── a stream ──> mirror        a block device, and who follows what is written to it
+//   ingress, source ── queues ──> worker    connections or a program that makes messages, and who handles them
+//   device ───────── a stream ──> mirror    a block device, and who follows what is written to it
 #pragma once
 
 #include <csignal>
@@ -9,10 +9,10 @@
 
 namespace sluice {
 
-enum class ChildRole : std::uint8_t { ingress, worker, device, mirror };
+enum class ChildRole : std::uint8_t { ingress, source, worker, device, mirror };
 
 struct ChildRules {
-  /// A drain begins with SIGTERM to it. Else it ends by itself, once its streams are closed and empty.
+  /// A drain begins with SIGTERM to it. Else it ends by itself, once what it takes from is closed and empty.
   bool ends_on_signal;
   /// If it dies in a drain, it is started again until it has ended in order.
   bool restarted_in_drain;
@@ -22,8 +22,9 @@ struct ChildRules {
 
 constexpr ChildRules rules_of(ChildRole role) noexcept {
   switch (role) {
-    // Its connections die with it: there is nothing to come back for.
+    // Its connections die with it, or it can make more: there is nothing to come back for.
     case ChildRole::ingress:
+    case ChildRole::source:
       return {.ends_on_signal = true, .restarted_in_drain = false, .death_signal = SIGTERM};
     // In order it would stop its device, and the device's users would see errors. Killed, it leaves them waiting for
     // the next one, which is why a drain needs one too.

@@ -209,7 +209,10 @@ std::expected<Received, Status> Consumer::try_receive() noexcept {
   if (message.handle == 0) return received;
   // The queue, or our own reference, keeps the block: it is there unless bytes are damaged.
   const auto block = find_block(lane_->segment(), {message.handle});
-  if (!block || !holds_bytes(*block, message.offset, message.length)) return std::unexpected(Status::corrupt);
+  if (!block || !holds_bytes(*block, message.offset, message.length)) {
+    damaged_ = message;
+    return std::unexpected(Status::corrupt);
+  }
   received.bytes_ = block->span().subspan(message.offset, message.length);
   return received;
 }

@@ -105,6 +105,8 @@ class Consumer {
   /// Ready when try_receive() has something to say other than empty: for wait_any(), so that one thread serves several
   /// consumers. As long as this object stays where it is; any thread may look. A stop() rings the consumer's lane alone.
   WaitSource source() noexcept;
+  /// The message for which it said corrupt last.
+  const Message& damaged() const noexcept { return damaged_; }
 
   /// receive() returns interrupted, now and from now on; loops end. Any thread, and signal handlers.
   void stop() noexcept;
@@ -155,6 +157,7 @@ class Consumer {
   End end_;
   bool in_hand_ = false;  // of a stream or broadcast: its first message is somebody's
   std::optional<Received> current_;
+  Message damaged_{};
   Status ended_with_ = Status::ok;
   std::atomic<bool> stopped_{false};
 };

@@ -58,6 +58,11 @@ class Producer {
   /// Nothing more will come from here, and from a work queue from nobody: consumers end when they have everything.
   void close() noexcept;
 
+  /// The queue's policy is to wait for room: full means that the time was over.
+  bool waits_for_room() const noexcept {
+    return load(row_->policy, relaxed) == static_cast<std::uint32_t>(QueuePolicy::block);
+  }
+
   Lane& lane() const noexcept { return *lane_; }
 
  private:

@@ -45,7 +45,7 @@ std::string describe(const RecoveryReport& report) {
 // ---- life ---------------------------------------------------------------------------------------------
 
 Supervisor::Supervisor(Session& session, SupervisorOptions options)
-    : session_(session), options_(std::move(options)), signals_before_() {}
+    : session_(session), options_(std::move(options)), graph_(options_.plan), signals_before_() {}
 
 Expected<std::unique_ptr<Supervisor>> Supervisor::create(Session& session, SupervisorOptions options) {
   std::unique_ptr<Supervisor> supervisor(new Supervisor(session, std::move(options)));
@@ -74,28 +74,39 @@ Expected<void> Supervisor::prepare() {
   auto lane = session_.claim_lane({.cells = 64, .name = "supervisor"});
   if (!lane) return std::unexpected(lane.error());
   lane_ = std::move(*lane);
-  std::vector<PublishedStream> published;
   for (const auto& device : options_.devices)
-    if (!device.stream.empty())
-      published.push_back({device.stream, static_cast<bool>(device.mirror_arguments)});
-  auto streams = PipelineStreams::open(*lane_, options_.workers, options_.queue_capacity, published);
-  if (!streams) return std::unexpected(streams.error());
-  streams_ = std::move(*streams);
+    if (device.into && device.mirror_arguments) options_.plan.queues[*device.into].mirrored = true;
+  auto queues = PipelineQueues::open(*lane_, options_.plan);
+  if (!queues) return std::unexpected(queues.error());
+  queues_ = std::move(*queues);
+  add_children();
+  return {};
+}
 
-  const auto add = [this](ChildRole role, std::uint32_t index, std::string name) {
+void Supervisor::add_children() {
+  const auto& plan = options_.plan;
+  const auto add = [this](ChildRole role, std::string name, std::size_t group) -> Child& {
     auto& child = children_.emplace_back();
     child.role = role;
-    child.index = index;
     child.name = std::move(name);
+    child.group = group;
+    return child;
   };
-  if (options_.workers != 0) add(ChildRole::ingress, 0, "ingress");
-  for (std::uint32_t i = 0; i < options_.workers; ++i) add(ChildRole::worker, i, fmt::format("worker-{}", i));
-  for (std::uint32_t i = 0; i < options_.devices.size(); ++i) {
-    const auto& device = options_.devices[i];
-    add(ChildRole::device, i, device.child_name);
-    if (device.mirror_arguments) add(ChildRole::mirror, i, device.mirror_name);
+  if (plan.ingress_into) add(ChildRole::ingress, "ingress", 0).into = plan.ingress_into;
+  for (std::size_t i = 0; i < plan.stages.size(); ++i) {
+    const auto& stage = plan.stages[i];
+    for (std::uint32_t worker = 0; worker < stage.workers; ++worker) {
+      auto& child = add(stage.from ? ChildRole::worker : ChildRole::source, stage.worker_name(worker), i);
+      child.worker = worker;
+      child.from = stage.from;
+      child.into = stage.into;
+    }
   }
-  return {};
+  for (std::size_t i = 0; i < options_.devices.size(); ++i) {
+    const auto& device = options_.devices[i];
+    add(ChildRole::device, device.child_name, i).into = device.into;
+    if (device.mirror_arguments) add(ChildRole::mirror, device.mirror_name, i).from = device.into;
+  }
 }
 
 Supervisor::~Supervisor() {
@@ -105,15 +116,16 @@ Supervisor::~Supervisor() {
 
 SupervisorReport Supervisor::run() {
   const auto now = Clock::now();
-  totals_before_ = streams_->totals();
+  totals_before_ = queues_->totals();
   next_tick_ = now;
   progress_at_ = now;
   status_at_ = now;
   if (options_.status_interval > 0ns) next_status_ = now + options_.status_interval;
   while (phase_ != Phase::over) turn();
-  const auto totals = streams_->totals();
-  report_.totals = {totals.pushed - totals_before_.pushed, totals.taken - totals_before_.taken,
-                    totals.bytes - totals_before_.bytes, totals.redelivered - totals_before_.redelivered};
+  const auto totals = queues_->totals();
+  report_.messages = totals.taken - totals_before_.taken;
+  report_.bytes = totals.bytes - totals_before_.bytes;
+  report_.redelivered = totals.redelivered - totals_before_.redelivered;
   return report_;
 }
 
@@ -173,7 +185,7 @@ void Supervisor::tick(Clock::time_point now) {
   else if (phase_ == Phase::draining)
     tick_draining(now);
   else if (phase_ == Phase::serving)
-    streams_->end(options_.workers);
+    queues_->end_left_over();
   for (auto& child : children_)
     if (phase_ != Phase::over) report_slow_device(child, now);
 }
@@ -203,7 +215,7 @@ void Supervisor::check_file() {
 // ---- phases -------------------------------------------------------------------------------------------
 
 void Supervisor::tick_waiting(Clock::time_point now) {
-  const auto holder = streams_->holder();
+  const auto holder = queues_->holder();
   if (holder.empty()) return begin_serving();
   if (holder != waiting_for_) log(fmt::format("waiting for {} of an earlier run to finish", holder));
   waiting_for_ = holder;
@@ -212,13 +224,13 @@ void Supervisor::tick_waiting(Clock::time_point now) {
 }
 
 void Supervisor::begin_serving() {
-  if (const auto status = streams_->reopen(); status != Status::ok)
-    return finish(SupervisorEnd::failed, fmt::format("opening the streams: {}", to_string(status)));
+  if (const auto status = queues_->reopen(); status != Status::ok)
+    return finish(SupervisorEnd::failed, fmt::format("opening the queues: {}", to_string(status)));
   auto& next_flow = pipeline_state(session_.segment()).next_flow;
   if (load(next_flow, acquire) < options_.first_flow) store(next_flow, options_.first_flow, release);
   phase_ = Phase::serving;
   for (auto& child : children_) child.start_at = Clock::now();
-  streams_->end(options_.workers);
+  queues_->end_left_over();
 }
 
 }  // namespace sluice

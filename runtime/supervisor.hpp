@@ -1,14 +1,14 @@
-// The supervisor: child processes over one segment, which are an ingress and N workers, or servers of block devices and
-// who mirrors those, or both. It notices deaths by pidfd, recovers, restarts with back-off, drains on a signal, and
-// reports. What becomes of a child depends on its role: child_role.hpp.
+// The supervisor: child processes over one segment, which are an ingress and stages of workers with queues between them
+// (pipeline_plan.hpp), servers of block devices and who mirrors those, or all of it. It notices deaths by pidfd, recovers,
+// restarts with back-off, drains on a signal, and reports. What becomes of a child depends on its role: child_role.hpp.
 //
 //   waiting ── nobody holds a role ──> serving ── SIGTERM, SIGINT, SIGHUP ──> draining ── all ended ──> run() returns
 //
 //   waiting   processes of an earlier run still finish; they end by themselves
 //   serving   whatever dies is recovered and started again: at once, then after 100 ms doubling to 5 s
-//   draining  the ingress finishes and closes the streams (the supervisor does if it died), devices are stopped in
-//             order, workers and mirrors end when their streams are empty and are restarted until they are; a second
-//             signal kills
+//   draining  who brings messages in ends: the ingress, programs that make them, devices in order. A queue is closed once
+//             all who publish into it have ended; workers and mirrors end when what they take from is closed and empty,
+//             and are restarted until it is. So the end goes down the pipeline. A second signal kills
 //
 // Invariants
 //   1. One supervisor per segment: it holds the flock of the segment's file.
@@ -21,7 +21,8 @@
 #include "runtime/backoff.hpp"
 #include "runtime/child_process.hpp"
 #include "runtime/child_role.hpp"
-#include "runtime/pipeline_streams.hpp"
+#include "runtime/pipeline_plan.hpp"
+#include "runtime/pipeline_queues.hpp"
 #include "runtime/session.hpp"
 
 #include <chrono>
@@ -31,6 +32,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -45,7 +47,7 @@ struct DeviceOptions {
 
   std::string child_name;
   Arguments arguments;
-  std::string stream;  // that it publishes into; empty: none
+  std::optional<std::size_t> into;  // the queue of the plan that it publishes into
   std::string mirror_name;
   Arguments mirror_arguments;  // of who consumes the stream; empty: no child does
 };
@@ -56,24 +58,37 @@ struct PipelineAddresses {
   std::vector<std::string> devices;  // in the order of the options
 };
 
+/// How a worker of a stage is started.
+struct WorkerCommand {
+  std::string program;  // empty: the supervisor's own
+  std::vector<std::string> arguments;
+  std::vector<std::string> environment;
+};
+
+/// What a worker has to know.
+struct WorkerPlace {
+  std::size_t stage = 0;
+  std::string name;
+  std::vector<std::string> from, into;  // queues by name
+  std::vector<std::string> fed_by;  // children that publish into what it takes from, but those behind itself
+  int ready_fd = -1;
+};
+
 struct SupervisorOptions {
-  std::uint32_t workers = 1;  // 0: there is no ingress either
+  PipelinePlan plan;
   std::vector<DeviceOptions> devices;
-  std::uint32_t queue_capacity = 4096;                             // messages, of streams that are created
   std::chrono::nanoseconds drain_grace = std::chrono::seconds(5);  // what the ingress gives its connections
   std::chrono::nanoseconds drain_patience = std::chrono::seconds(30);  // and then this long without progress
   std::chrono::nanoseconds status_interval{0};                         // 0: only on SIGUSR1
   std::uint64_t first_flow = 0;  // numbers below it are not given to connections
 
   std::string program = "/proc/self/exe";
-  /// The arguments of a child. Once it works it must write one line to `ready_fd`: the ingress where it listens
+  /// What a child is started with. Once it works it must write one line to `ready_fd`: the ingress where it listens
   /// (its successors are given that as `address`, empty at first), a worker anything.
-  std::function<std::vector<std::string>(const std::vector<std::string>& streams, const std::string& address,
+  std::function<std::vector<std::string>(const std::vector<std::string>& into, const std::string& address,
                                          int ready_fd)>
       ingress_arguments;
-  std::function<std::vector<std::string>(const std::string& name, const std::vector<std::string>& streams,
-                                         int ready_fd)>
-      worker_arguments;
+  std::function<WorkerCommand(const WorkerPlace& place)> worker_command;
   /// Whether a child that exits with this code before it is ready will do so every time.
   std::function<bool(int exit_code)> is_refusal;
   std::function<void(std::string_view line)> log;
@@ -97,7 +112,10 @@ struct SupervisorReport {
   std::string reason;       // one line, logged already if removed or refused; empty when drained, and when a
                             // child has said it itself
   std::uint64_t restarts = 0;  // of children, after unexpected ends
-  PipelineTotals totals;       // of this run
+  // Of this run: messages that came in from outside and were taken, their bytes, and what was delivered again.
+  std::uint64_t messages = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t redelivered = 0;
 };
 
 class Supervisor {
@@ -116,8 +134,11 @@ class Supervisor {
   enum class Phase : std::uint8_t { waiting, serving, draining, over };
   struct Child {
     ChildRole role;
-    std::uint32_t index;  // of the worker, or of the device
     std::string name;
+    std::size_t group = 0;            // its stage, or its device
+    std::uint32_t worker = 0;         // which of the stage
+    std::optional<std::size_t> from;  // queues of the plan
+    std::optional<std::size_t> into;
     std::optional<ChildProcess> process;
     UniqueFd ready_fd;
     std::string ready_text;
@@ -133,6 +154,7 @@ class Supervisor {
 
   Supervisor(Session& session, SupervisorOptions options);
   Expected<void> prepare();
+  void add_children();
 
   void turn();
   int timeout_ms(Clock::time_point now) const;
@@ -152,21 +174,29 @@ class Supervisor {
 
   void start_due(Clock::time_point now);
   void start(Child& child);
-  std::vector<std::string> arguments_of(const Child& child, int ready_fd) const;
+  WorkerCommand command_of(const Child& child, int ready_fd) const;
+  std::vector<std::string> feeders_of(const Child& child) const;
   void read_ready(Child& child);
   void announce_ready();
   void handle_end(Child& child);
   bool refused(Child& child, const ChildExit& exit) const;
   void handle_end_in_drain(Child& child, const ChildExit& exit, const std::string& line);
-  /// The streams that it consumes are closed and empty; of others, always.
-  bool streams_finished(const Child& child) const;
+  void end_queues();
+  bool publishes_into(const Child& child, std::size_t queue) const;
+  /// Whoever can bring messages into a queue has ended, but those in `beside`, which are queues as well.
+  bool producers_finished(std::size_t queue, std::span<const std::size_t> beside) const;
+  /// What it takes from is closed and empty; without, always.
+  bool input_finished(const Child& child) const {
+    return !child.from || queues_->finished(*child.from, child.worker);
+  }
   std::string status_line(Clock::time_point now);
   void log(std::string_view line) const { options_.log(line); }
 
   Session& session_;
   SupervisorOptions options_;
   std::unique_ptr<Lane> lane_;
-  std::optional<PipelineStreams> streams_;
+  PipelineGraph graph_;
+  std::optional<PipelineQueues> queues_;
   UniqueFd file_lock_;
   UniqueFd signal_fd_;
   sigset_t signals_before_;

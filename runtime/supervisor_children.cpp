@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <utility>
@@ -41,8 +42,10 @@ void Supervisor::start(Child& child) {
     if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return fail_errno("pipe2");
     child.ready_fd.reset(ends[0]);
     const UniqueFd write_end(ends[1]);
-    return ChildProcess::start(options_.program, arguments_of(child, write_end.get()), write_end.get(),
-                               rules_of(child.role).death_signal);
+    const auto command = command_of(child, write_end.get());
+    return ChildProcess::start(command.program.empty() ? options_.program : command.program,
+                               command.arguments, write_end.get(), rules_of(child.role).death_signal,
+                               command.environment);
   }();
   if (started) {
     child.process.emplace(std::move(*started));
@@ -53,15 +56,40 @@ void Supervisor::start(Child& child) {
   child.start_at = child.started + wait;
 }
 
-std::vector<std::string> Supervisor::arguments_of(const Child& child, int ready_fd) const {
+WorkerCommand Supervisor::command_of(const Child& child, int ready_fd) const {
+  WorkerCommand command;
+  const auto names_into = [&](std::uint32_t workers) {
+    return child.into ? queues_->names_into(*child.into, child.worker, workers) : std::vector<std::string>{};
+  };
   switch (child.role) {
-    case ChildRole::ingress: return options_.ingress_arguments(streams_->produced(), child.address, ready_fd);
+    case ChildRole::ingress:
+      command.arguments = options_.ingress_arguments(names_into(1), child.address, ready_fd);
+      break;
+    case ChildRole::source:
     case ChildRole::worker:
-      return options_.worker_arguments(child.name, streams_->served_by(child.index), ready_fd);
-    case ChildRole::device: return options_.devices[child.index].arguments(ready_fd);
-    case ChildRole::mirror: return options_.devices[child.index].mirror_arguments(ready_fd);
+      return options_.worker_command(
+          {.stage = child.group,
+           .name = child.name,
+           .from = child.from ? queues_->names_from(*child.from, child.worker) : std::vector<std::string>{},
+           .into = names_into(options_.plan.stages[child.group].workers),
+           .fed_by = feeders_of(child),
+           .ready_fd = ready_fd});
+    case ChildRole::device: command.arguments = options_.devices[child.group].arguments(ready_fd); break;
+    case ChildRole::mirror:
+      command.arguments = options_.devices[child.group].mirror_arguments(ready_fd);
+      break;
   }
-  return {};
+  return command;
+}
+
+// Those that this child itself feeds, round a cycle, would wait for it as it would for them.
+std::vector<std::string> Supervisor::feeders_of(const Child& child) const {
+  std::vector<std::string> names;
+  for (const auto& other : children_)
+    if (child.from && publishes_into(other, *child.from) &&
+        !(other.from && graph_.reaches(*child.from, *other.from)))
+      names.push_back(other.name);
+  return names;
 }
 
 void Supervisor::read_ready(Child& child) {
@@ -89,7 +117,7 @@ void Supervisor::announce_ready() {
   if (announced_ || phase_ != Phase::serving) return;
   PipelineAddresses addresses;
   for (const auto& child : children_) {
-    if (!child.ready) return;
+    if (!child.ready && !child.finished) return;
     if (child.role == ChildRole::ingress) addresses.ingress = child.address;
     if (child.role == ChildRole::device) addresses.devices.push_back(child.address);
   }
@@ -126,6 +154,15 @@ void Supervisor::handle_end(Child& child) {
   if (phase_ == Phase::draining) {
     handle_end_in_drain(child, *exit, line);
     if (child.finished) return recover();
+  } else if (child.role == ChildRole::source && exit->succeeded()) {
+    child.finished = true;
+    log(line + ", it has made all its messages");
+    recover();
+    if (std::ranges::all_of(children_, [](const Child& other) {
+          return other.finished || !rules_of(other.role).ends_on_signal;
+        }))
+      begin_drain(SupervisorEnd::drained, "");
+    return;
   } else if (refused(child, *exit)) {
     report_.child_exit_code = exit->value;
     child.finished = true;
@@ -144,7 +181,7 @@ void Supervisor::handle_end(Child& child) {
 }
 
 std::string Supervisor::status_line(Clock::time_point now) {
-  const auto totals = streams_->totals();
+  const auto totals = queues_->totals();
   const auto flows = load(pipeline_state(session_.segment()).next_flow, relaxed);
   const double seconds = std::chrono::duration<double>(now - status_at_).count();
   const auto bytes = totals.bytes - totals_before_.bytes;
@@ -155,8 +192,9 @@ std::string Supervisor::status_line(Clock::time_point now) {
   constexpr const char* phases[] = {"waiting", "serving", "draining", "over"};
   auto line = fmt::format(
       "status: phase={} next_flow={} bytes={} rate={:.1f}MiB/s queued={} redelivered={} restarts={}",
-      phases[static_cast<int>(phase_)], flows, bytes, rate, totals.queued(),
+      phases[static_cast<int>(phase_)], flows, bytes, rate, totals.queued,
       totals.redelivered - totals_before_.redelivered, report_.restarts);
+  if (totals.dead_letters != 0) line += fmt::format(" dead_letters={}", totals.dead_letters);
   for (const auto& child : children_)
     line += fmt::format(" {}={}", child.name, child.process ? fmt::to_string(child.process->pid()) : "-");
   return line;

@@ -11,8 +11,7 @@ namespace sluice {
 
 // Whether no message moved for the grace and the patience together.
 bool Supervisor::stalled(Clock::time_point now) {
-  const auto totals = streams_->totals();
-  const auto moves = totals.pushed + totals.taken;
+  const auto moves = queues_->totals().moves;
   if (std::exchange(progress_seen_, moves) != moves) progress_at_ = now;
   return now - progress_at_ > options_.drain_grace + options_.drain_patience;
 }
@@ -41,14 +40,10 @@ void Supervisor::begin_drain(SupervisorEnd end, std::string reason) {
 
 void Supervisor::tick_draining(Clock::time_point now) {
   const auto finished = [](const Child& child) { return child.finished; };
-  for (const auto& child : children_) {
-    if (!child.finished) continue;
-    if (child.role == ChildRole::ingress) streams_->end(0);
-    if (child.role == ChildRole::device) streams_->close_published(options_.devices[child.index].stream);
-  }
-  // Who only consumes, and is between two lives, has nothing to come back for once its streams are empty.
+  end_queues();
+  // Who only consumes, and is between two lives, has nothing to come back for once there is nothing left for it.
   for (auto& child : children_)
-    if (!rules_of(child.role).ends_on_signal && !child.process && streams_finished(child))
+    if (!rules_of(child.role).ends_on_signal && !child.process && input_finished(child))
       child.finished = true;
   if (std::ranges::all_of(children_, finished)) {
     recover();
@@ -59,7 +54,7 @@ void Supervisor::tick_draining(Clock::time_point now) {
     auto reason = report_.reason.empty() ? std::string() : report_.reason + "; ";
     reason += fmt::format("the drain made no progress for {} s, {} messages are left in the segment",
                           std::chrono::duration_cast<std::chrono::seconds>(now - progress_at_).count(),
-                          streams_->totals().queued());
+                          queues_->totals().queued);
     for (const auto& child : children_)
       if (child.role == ChildRole::device && !child.finished)
         reason += fmt::format(", {} has not ended", child.name);
@@ -67,21 +62,39 @@ void Supervisor::tick_draining(Clock::time_point now) {
   }
 }
 
-bool Supervisor::streams_finished(const Child& child) const {
-  switch (child.role) {
-    case ChildRole::worker: return streams_->finished(child.index);
-    case ChildRole::mirror: return streams_->published_finished(options_.devices[child.index].stream);
-    case ChildRole::ingress:
-    case ChildRole::device: break;
+bool Supervisor::publishes_into(const Child& child, std::size_t queue) const {
+  return child.into == queue || (child.from && options_.plan.queues[*child.from].dead_letter == queue);
+}
+
+bool Supervisor::producers_finished(std::size_t queue, std::span<const std::size_t> beside) const {
+  return std::ranges::all_of(children_, [&](const Child& child) {
+    return child.finished || !publishes_into(child, queue) ||
+           (child.from && std::ranges::find(beside, *child.from) != beside.end());
+  });
+}
+
+// On a cycle everybody waits for each other: there the end is when nobody brings anything in from beside it, and
+// nothing is on its way round. One work queue that is closed then breaks it.
+void Supervisor::end_queues() {
+  const auto& queues = options_.plan.queues;
+  for (std::size_t queue = 0; queue < queues.size(); ++queue) {
+    if (producers_finished(queue, {})) {
+      (void)queues_->close(queue);
+      continue;
+    }
+    const auto cycle = graph_.cycle_of(queue);
+    if (queues[queue].kind == QueueKind::work && !cycle.empty() &&
+        std::ranges::all_of(cycle, [&](std::size_t on) { return producers_finished(on, cycle); }) &&
+        queues_->at_rest(cycle))
+      (void)queues_->close(queue);
   }
-  return true;
 }
 
 // Decides whether it is finished; else it is started again.
 void Supervisor::handle_end_in_drain(Child& child, const ChildExit& exit, const std::string& line) {
   const auto now = Clock::now();
   next_tick_ = now;
-  child.finished = !rules_of(child.role).restarted_in_drain || (exit.succeeded() && streams_finished(child));
+  child.finished = !rules_of(child.role).restarted_in_drain || (exit.succeeded() && input_finished(child));
   if (child.role == ChildRole::ingress && !exit.succeeded() && child.ready) {
     log(line);
     if (report_.end == SupervisorEnd::drained) {
@@ -98,7 +111,7 @@ void Supervisor::handle_end_in_drain(Child& child, const ChildExit& exit, const 
   report_.end = SupervisorEnd::stuck;
   report_.reason =
       fmt::format("{}, {}", line,
-                  child.role == ChildRole::device ? "its device may be left" : "its streams are not empty");
+                  child.role == ChildRole::device ? "its device may be left" : "its queues are not empty");
 }
 
 void Supervisor::finish(SupervisorEnd end, std::string reason) {

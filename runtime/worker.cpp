@@ -1,8 +1,10 @@
 #include "runtime/worker.hpp"
 
-#include "ipc/waiting.hpp"
-
 #include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
 
 namespace sluice {
 
@@ -10,96 +12,185 @@ namespace {
 
 using namespace std::chrono_literals;
 
-std::unexpected<Error> bad_message(std::string_view stream, const Message& message, std::string_view what) {
-  return fail(Status::corrupt,
-              fmt::format("stream {}: message of flow {} at {} names block {:#x}, bytes {} to {}: {}", stream,
-                          message.flow, message.position, message.handle, message.offset,
-                          std::uint64_t{message.offset} + message.length, what));
+// For as long as who stops the worker does not ring.
+constexpr auto look_around = 100ms;
+// A worker that is to stop waits so long for room in the next queue; what it has in hand stays where it was.
+constexpr auto patience_for_room = 1s;
+
+class Loop {
+ public:
+  Loop(Lane& lane, const WorkerOptions& options, const Handler& handler, const std::atomic<bool>& stop)
+      : lane_(lane), options_(options), handler_(handler), stop_(stop) {}
+
+  Expected<void> open();
+  Expected<WorkerReport> run();
+
+ private:
+  Expected<bool> serve(std::size_t from);
+  Status settle(Received& received, Verdict verdict, Delivery& delivery);
+  Status pass(Received& received, const Message& onward);
+  Status pass_to_all(Received& received, const Message& onward);
+  Status send_on(const std::function<Status()>& try_once, const Producer& into);
+  void wait();
+  std::unexpected<Error> failed(std::size_t from, Status status) const;
+
+  Lane& lane_;
+  const WorkerOptions& options_;
+  const Handler& handler_;
+  const std::atomic<bool>& stop_;
+  std::vector<Consumer> consumers_;
+  std::vector<bool> ended_;
+  std::vector<Producer> into_;
+  std::vector<WaitSource> sources_;
+  WorkerReport report_;
+};
+
+Expected<void> Loop::open() {
+  consumers_.reserve(options_.from.size());
+  for (const auto& name : options_.from) {
+    auto consumer = Consumer::open(lane_, name, options_.subscription);
+    if (!consumer) return std::unexpected(std::move(consumer.error()));
+    consumers_.push_back(std::move(*consumer));
+  }
+  ended_.assign(consumers_.size(), false);
+  for (const auto& name : options_.into) {
+    auto producer = Producer::open(lane_, name);
+    if (!producer) return std::unexpected(std::move(producer.error()));
+    into_.push_back(std::move(*producer));
+  }
+  if (options_.opened) options_.opened();
+  return {};
 }
 
-// What a worker waits for: a message or the end of each stream that has not ended, a message of those that have (they
-// may be opened again), and the request to stop.
-void wait_for_more(Lane& lane, std::vector<StreamConsumer>& consumers, const std::atomic<bool>& stop,
-                   std::vector<WaitSource>& sources) {
-  sources.clear();
-  for (auto& consumer : consumers) {
-    sources.push_back(consumer.messages());
-    if (consumer.ended())
-      sources.back().ready = [](const void* of) noexcept {
-        return !static_cast<const StreamConsumer*>(of)->empty();
-      };
-  }
-  sources.push_back({&stop, [](const void* of) noexcept {
-                       return static_cast<const std::atomic<bool>*>(of)->load(relaxed);
-                     }});
-  (void)wait_any(lane, sources, 100ms);  // for as long as who stops it does not ring
+std::unexpected<Error> Loop::failed(std::size_t from, Status status) const {
+  const auto& name = options_.from[from];
+  if (status != Status::corrupt) return fail(status, fmt::format("queue {}: {}", name, to_string(status)));
+  const auto& message = consumers_[from].damaged();
+  return fail(
+      status,
+      fmt::format("queue {}: message of flow {} at {} names bytes {} to {} of block {:#x}: no such block is "
+                  "live, or it is shorter",
+                  name, message.flow, message.position, message.offset,
+                  std::uint64_t{message.offset} + message.length, message.handle));
 }
 
-// Show the oldest message to the handler. ok: handled; anything else: what the handler said.
-Expected<Status> deliver(const Segment& segment, std::string_view stream, StreamConsumer& consumer,
-                         const Message& message, const Handler& handler, WorkerReport& report) {
-  std::span<const std::byte> bytes;
-  if (message.handle != 0) {
-    const auto block = find_block(segment, {message.handle});
-    if (!block) return bad_message(stream, message, "no such block is live");
-    if (message.offset > block->bytes || message.length > block->bytes - message.offset)
-      return bad_message(stream, message, fmt::format("it has {} bytes", block->bytes));
-    bytes = {block->data + message.offset, message.length};
+// Wait for room as long as there is hope.
+Status Loop::send_on(const std::function<Status()>& try_once, const Producer& into) {
+  auto status = try_once();
+  for (auto waited = 0ns; status == Status::full || status == Status::interrupted; waited += look_around) {
+    if (!into.waits_for_room()) {
+      ++report_.refused;
+      return status;
+    }
+    if (options_.idle) options_.idle();
+    if (!stop_.load(relaxed)) waited = 0ns;
+    if (waited >= patience_for_room) return Status::full;
+    status = try_once();
   }
-  const bool redelivered = consumer.redelivered();
-  if (const auto handled = handler({message, bytes, redelivered}); handled != Status::ok) return handled;
-  ++report.messages;
-  report.bytes += message.length;
-  report.redelivered += redelivered ? 1 : 0;
-  return Status::ok;
+  return status;
+}
+
+// That flows are over concerns all streams; told twice it is as good as once.
+Status Loop::pass_to_all(Received& received, const Message& onward) {
+  for (auto& into : into_)
+    if (const auto status = send_on([&] { return into.publish(onward, look_around); }, into);
+        status != Status::ok)
+      return status;
+  return received.acknowledge();
+}
+
+Status Loop::pass(Received& received, const Message& onward) {
+  if (into_.empty()) return received.acknowledge();
+  if (into_.size() > 1 && onward.kind == MessageKind::restart) return pass_to_all(received, onward);
+  auto& into = into_[onward.flow % into_.size()];
+  const auto status = send_on([&] { return received.forward(into, onward, look_around); }, into);
+  if (status == Status::full && !into.waits_for_room()) return received.acknowledge();
+  return status;
+}
+
+Status Loop::settle(Received& received, Verdict verdict, Delivery& delivery) {
+  switch (verdict.what()) {
+    case Verdict::What::pass: return pass(received, delivery.onward);
+    case Verdict::What::done: return received.acknowledge();
+    case Verdict::What::again: return received.reject();
+    case Verdict::What::stop: break;
+  }
+  return verdict.status();
+}
+
+// Serve a batch of one queue. True: something was there; report_.ended says whether it is over.
+Expected<bool> Loop::serve(std::size_t from) {
+  auto& consumer = consumers_[from];
+  for (std::uint32_t served = 0; served < options_.batch; ++served) {
+    auto received = consumer.try_receive();
+    if (!received) {
+      ended_[from] = received.error() == Status::closed;
+      if (ended_[from] || received.error() == Status::empty) return served != 0;
+      return failed(from, received.error());
+    }
+    ended_[from] = false;
+    Delivery delivery{.message = received->message(),
+                      .bytes = received->bytes(),
+                      .redelivered = received->deliveries() != 0,
+                      .deliveries = received->deliveries(),
+                      .from = from,
+                      .writable = received->writable(),
+                      .onward = received->message()};
+    const bool redelivered = delivery.redelivered;
+    const auto length = delivery.message.length;
+    const auto verdict = handler_(delivery);
+    if (const auto status = settle(*received, verdict, delivery); status != Status::ok) {
+      if (verdict.what() != Verdict::What::stop && status != Status::full)
+        return fail(status,
+                    fmt::format("queue {}: a message of it cannot go on{}: {}", options_.from[from],
+                                into_.empty() ? "" : " into " + options_.into.front(), to_string(status)));
+      report_.ended = status;
+      return true;
+    }
+    if (verdict.what() == Verdict::What::again) continue;
+    ++report_.messages;
+    report_.bytes += length;
+    report_.redelivered += redelivered ? 1 : 0;
+  }
+  return true;
+}
+
+// A message, or the end, of what has not ended; of the others a look now and then: they may be opened again.
+void Loop::wait() {
+  sources_.clear();
+  for (std::size_t i = 0; i < consumers_.size(); ++i)
+    if (!ended_[i]) sources_.push_back(consumers_[i].source());
+  sources_.push_back({&stop_, [](const void* of) noexcept {
+                        return static_cast<const std::atomic<bool>*>(of)->load(relaxed);
+                      }});
+  (void)wait_any(lane_, sources_, look_around);
+}
+
+Expected<WorkerReport> Loop::run() {
+  for (;;) {
+    bool any = false;
+    for (std::size_t i = 0; i < consumers_.size(); ++i) {
+      const auto served = serve(i);
+      if (!served) return std::unexpected(served.error());
+      if (report_.ended != Status::ok) return report_;
+      any = any || *served;
+    }
+    if (any) continue;
+    lane_.heap().flush();  // nobody waits for blocks that a sleeper has freed
+    if (std::ranges::find(ended_, false) == ended_.end()) return report_;
+    if (options_.idle) options_.idle();
+    if (stop_.load(relaxed)) return report_;
+    wait();
+  }
 }
 
 }  // namespace
 
-Expected<WorkerReport> run_worker(Session& session, Lane& lane, const WorkerOptions& options,
-                                  const Handler& handler, const std::atomic<bool>& stop) {
-  const auto& segment = session.segment();
-  std::vector<StreamConsumer> consumers;
-  for (const auto& name : options.streams) {
-    const auto queue = find_queue(segment, name);
-    if (!queue) return std::unexpected(queue.error());
-    auto consumer = StreamConsumer::claim(lane, *queue);
-    if (!consumer)
-      return fail(consumer.error(),
-                  fmt::format("stream {}: cannot be consumed: {}", name,
-                              consumer.error() == Status::busy ? "another lane consumes it"
-                                                               : to_string(consumer.error())));
-    consumers.push_back(std::move(*consumer));
-  }
-
-  WorkerReport report;
-  std::vector<WaitSource> sources;
-  for (;;) {
-    bool any = false;
-    bool all_ended = true;
-    for (std::size_t i = 0; i < consumers.size(); ++i) {
-      auto& consumer = consumers[i];
-      for (std::uint32_t served = 0; served < options.batch; ++served) {
-        const auto* message = consumer.peek();
-        if (message == nullptr) break;
-        any = true;
-        const auto handled = deliver(segment, options.streams[i], consumer, *message, handler, report);
-        if (!handled) return std::unexpected(handled.error());
-        if (*handled != Status::ok) {
-          report.ended = *handled;
-          return report;
-        }
-        if (const auto acknowledged = consumer.acknowledge(); acknowledged != Status::ok)
-          return fail(acknowledged,
-                      fmt::format("stream {}: acknowledge: {}", options.streams[i], to_string(acknowledged)));
-      }
-      all_ended = all_ended && consumer.ended();
-    }
-    if (any) continue;
-    lane.heap().flush();  // nobody waits for blocks that a sleeper has freed
-    if (all_ended || stop.load(relaxed)) return report;
-    wait_for_more(lane, consumers, stop, sources);
-  }
+Expected<WorkerReport> run_worker(Lane& lane, const WorkerOptions& options, const Handler& handler,
+                                  const std::atomic<bool>& stop) {
+  Loop loop(lane, options, handler, stop);
+  if (auto opened = loop.open(); !opened) return std::unexpected(std::move(opened.error()));
+  return loop.run();
 }
 
 }  // namespace sluice

@@ -51,7 +51,7 @@ void ingress_main(const std::string& path, Shared& shared) {
   auto session = Session::open(path, "ingress");
   if (!session) die(session.error().message);
   IngressOptions options;
-  options.streams = {"in"};
+  options.into = {"in"};
   auto ingress = Ingress::open(*session, options);
   if (!ingress) die(ingress.error().message);
   store(shared.port, (*ingress)->port(), release);
@@ -73,7 +73,7 @@ void worker_main(const std::string& path, Shared& shared) {
     store(shared.messages, shared.messages + 1, relaxed);
     return Status::ok;
   };
-  const auto ran = run_worker(*session, **lane, {.streams = {"in"}}, handler, stopping);
+  const auto ran = run_worker(**lane, {.from = {"in"}}, handler, stopping);
   if (!ran) die(ran.error().message);
 }
 

@@ -76,7 +76,7 @@ TEST_CASE("idle: a worker of which one stream has ended sleeps for the other", "
   std::atomic<std::uint64_t> served{0};
   std::thread thread([&] {
     (void)run_worker(
-        rig.session, *worker, {.streams = {"over", "open"}},
+        *worker, {.from = {"over", "open"}},
         [&](const Delivery&) {
           ++served;
           return Status::ok;

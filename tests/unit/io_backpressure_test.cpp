@@ -197,7 +197,7 @@ TEST_CASE("ingress: nothing is allocated for connections, messages and stalls", 
   std::uint64_t allocations = 0;
   std::thread ingress_thread([&] {
     auto options = ingress_with(16, 4096, 4);
-    options.streams = {"s"};
+    options.into = {"s"};
     const auto ingress = must(Ingress::open(rig.session, options));
     port = ingress->port();
     const auto before = allocations_of_this_thread();
@@ -210,8 +210,7 @@ TEST_CASE("ingress: nothing is allocated for connections, messages and stalls", 
   std::thread worker([&] {
     const auto lane = rig.another_lane();
     const std::atomic<bool> never{false};
-    must(run_worker(
-        rig.session, *lane, {.streams = {"s"}}, [](const Delivery&) { return Status::ok; }, never));
+    must(run_worker(*lane, {.from = {"s"}}, [](const Delivery&) { return Status::ok; }, never));
   });
   REQUIRE(eventually([&] { return port != 0; }));
   for (std::uint64_t round = 0; round < 5; ++round) {

@@ -231,7 +231,7 @@ TEST_CASE("dispatch: a stream that is missing or has a producer is named", "[io]
   const auto busy = Dispatch::open(*other, streams.pool, {"a"}, 8, 2);
   REQUIRE_FALSE(busy);
   CHECK(busy.error().status == Status::busy);
-  CHECK(busy.error().message == "stream a: another producer has it");
+  CHECK(busy.error().message == "queue a: another producer has it");
 }
 
 }  // namespace sluice::test

@@ -204,7 +204,7 @@ TEST_CASE("ingress: a worker that takes nothing ends the drain with an error tha
   const auto stopped = pipeline.stop(true);
   REQUIRE_FALSE(stopped);
   CHECK(stopped.error().status == Status::timeout);
-  CHECK(stopped.error().message.starts_with("drain: stream stream.0 has no room for "));
+  CHECK(stopped.error().message.starts_with("drain: queue stream.0 has no room for "));
 }
 
 TEST_CASE("ingress: the stop is noticed within a tenth of a second", "[io][ingress]") {

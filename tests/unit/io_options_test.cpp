@@ -16,7 +16,7 @@ namespace {
 struct Opener {
   Opener() {
     must(create_stream(*rig.lane, "s", 16));
-    options.streams = {"s"};
+    options.into = {"s"};
     options.buffers = 4;
     options.buffer_bytes = 4096;
   }
@@ -70,8 +70,8 @@ TEST_CASE("ingress: options out of range are refused by name, value and range", 
     opener.bad_argument("ingress: drain_grace is -1 ms, expected 0 to 3600000");
   }
   SECTION("no stream") {
-    opener.options.streams.clear();
-    opener.bad_argument("ingress: no stream is named, expected at least one");
+    opener.options.into.clear();
+    opener.bad_argument("ingress: no queue is named, expected at least one");
   }
 }
 
@@ -103,7 +103,7 @@ TEST_CASE("ingress: a port in use and an address of another machine are named", 
 TEST_CASE("ingress: a missing stream, a stream with a producer and a full segment are named", "[io]") {
   Opener opener;
   SECTION("missing") {
-    opener.options.streams = {"s", "t"};
+    opener.options.into = {"s", "t"};
     const auto error = opener.refused();
     CHECK(error.status == Status::not_found);
     CHECK(error.message.find('t') != std::string::npos);
@@ -112,7 +112,7 @@ TEST_CASE("ingress: a missing stream, a stream with a producer and a full segmen
     const auto first = must(Ingress::open(opener.rig.session, opener.options));
     const auto error = opener.refused();
     CHECK(error.status == Status::busy);
-    CHECK(error.message == "stream s: another producer has it");
+    CHECK(error.message == "queue s: another producer has it");
   }
   SECTION("full") {
     while (opener.rig.heap().allocate(4096)) {}
@@ -124,9 +124,9 @@ TEST_CASE("ingress: a missing stream, a stream with a producer and a full segmen
 
 TEST_CASE("ingress: a refused open leaves nothing behind", "[io]") {
   Opener opener;
-  opener.options.streams = {"s", "missing"};
+  opener.options.into = {"s", "missing"};
   opener.refused();
-  opener.options.streams = {"s"};
+  opener.options.into = {"s"};
   CHECK(Ingress::open(opener.rig.session, opener.options));
 }
 

@@ -89,8 +89,8 @@ bool eventually(const std::function<bool()>& condition) {
 IngressPipeline::IngressPipeline(PipelineOptions options)
     : rig(small_options(options.units)), options_(std::move(options)) {
   for (std::uint32_t i = 0; i < options_.streams; ++i) {
-    options_.ingress.streams.push_back("stream." + std::to_string(i));
-    must(create_stream(*rig.lane, options_.ingress.streams.back(), options_.capacity));
+    options_.ingress.into.push_back("stream." + std::to_string(i));
+    must(create_stream(*rig.lane, options_.ingress.into.back(), options_.capacity));
   }
   start();
 }
@@ -124,13 +124,13 @@ void IngressPipeline::start() {
     workers_.emplace_back([this, i] {
       const auto lane = rig.another_lane();
       WorkerOptions options;
-      options.streams = {options_.ingress.streams[i]};
+      options.from = {options_.ingress.into[i]};
       const auto handler = [&](const Delivery& delivery) {
         while (held_) std::this_thread::sleep_for(1ms);
         journal.note(i, delivery);
         return Status::ok;
       };
-      must(run_worker(rig.session, *lane, options, handler, stop_workers_));
+      must(run_worker(*lane, options, handler, stop_workers_));
     });
 }
 

@@ -54,9 +54,9 @@ TEST_CASE("config: every key of the documentation's example is read", "[tools][c
   CHECK(config.size == std::uint64_t{4} << 30);
   CHECK(config.host == "127.0.0.1");
   CHECK(config.port == 9000);
-  CHECK(config.workers == 4);
-  CHECK(config.sink == "/var/tmp/flows");
-  CHECK(config.queue_capacity == 8192);
+  CHECK(config.plan.stages.at(0).workers == 4);
+  CHECK(config.sinks() == std::vector<std::string>{"/var/tmp/flows"});
+  CHECK(config.topology.queue_capacity == 8192);
   CHECK(config.buffers == 1024);
   CHECK(config.buffer_size == 64 * 1024);
   CHECK(config.max_connections == 2000);
@@ -92,14 +92,14 @@ TEST_CASE("config: flags override the file, and a handler replaces the other", "
   settings.override_with(flags);
   const auto config = must(resolve(settings));
   CHECK(config.segment == "a");
-  CHECK(config.workers == 5);
-  CHECK(config.sink.empty());
+  CHECK(config.plan.stages.at(0).workers == 5);
+  CHECK(config.sinks().empty());
 }
 
 TEST_CASE("config: defaults where nothing is said", "[tools][config]") {
   const auto config = must(resolve(minimal()));
   CHECK(config.size == std::uint64_t{1} << 30);
-  CHECK(config.workers == 2);
+  CHECK(config.plan.stages.at(0).workers == 2);
   CHECK(config.drain == 5s);
   CHECK(config.status == 0s);
 }
@@ -170,7 +170,7 @@ std::string table(std::string_view lines) { return "segment = \"/s\"\n[[ublk]]\n
 std::string command_of(std::string_view toml) {
   const auto config = must(resolve(must(parse_settings(toml, "test.toml"))));
   std::string command;
-  for (const auto& argument : device_arguments(config.devices.at(0), config.segment, 5))
+  for (const auto& argument : device_arguments(config.topology.devices.at(0), config.segment, 5))
     command += (command.empty() ? "" : " ") + argument;
   return command;
 }
@@ -186,9 +186,9 @@ TEST_CASE("config: the documentation's example of block devices is read", "[tool
   const auto begin = page.rfind(fence) + fence.size();
   const auto config = must(
       resolve(must(parse_settings(page.substr(begin, page.find("```", begin) - begin), "docs/pipeline.md"))));
-  REQUIRE(config.devices.size() == 2);
-  CHECK(config.devices[0].name == "scratch");
-  CHECK(config.devices[1].target == "file");
+  REQUIRE(config.topology.devices.size() == 2);
+  CHECK(config.topology.devices[0].name == "scratch");
+  CHECK(config.topology.devices[1].target == "file");
   // And every key is in the table above it.
   for (const auto* key :
        {"name", "target", "path", "size", "queues", "depth", "max-io", "data", "recovery", "faults",
@@ -201,8 +201,8 @@ TEST_CASE("config: the documentation's example of block devices is read", "[tool
 TEST_CASE("config: block devices need no tcp, and nothing that belongs to it", "[tools][config]") {
   auto settings = must(parse_settings(table(disk), "f"));
   const auto config = must(resolve(settings));
-  CHECK(config.workers == 0);
-  CHECK(config.devices.size() == 1);
+  CHECK(!config.plan.ingress_into);
+  CHECK(config.topology.devices.size() == 1);
   SECTION("workers") {
     settings.workers = 2;
     CHECK_THAT(refusal_of(settings), Contains("workers: found without tcp"));
@@ -219,7 +219,7 @@ TEST_CASE("config: block devices need no tcp, and nothing that belongs to it", "
     settings.tcp = "127.0.0.1:0";
     CHECK_THAT(refusal_of(settings), Contains("sink: missing"));
     settings.count = true;
-    CHECK(must(resolve(settings)).workers == 2);
+    CHECK(must(resolve(settings)).plan.stages.at(0).workers == 2);
   }
   SECTION("no segment") {
     settings.segment.reset();
@@ -248,10 +248,10 @@ TEST_CASE("config: every key of a block device becomes its flag", "[tools][confi
 TEST_CASE("config: a mirror is a worker on the stream that its device publishes into", "[tools][config]") {
   const auto config = must(resolve(must(parse_settings(
       table("name = \"disk\"\ntarget = \"store\"\nsize = 4096\npublish = \"q\"\nmirror = \"/m\"\n"), "f"))));
-  const auto& device = config.devices.at(0);
+  const auto& device = config.topology.devices.at(0);
   CHECK(device_child_name(device) == "ublk.disk");
   CHECK(mirror_arguments(device, config.segment, 5) ==
-        std::vector<std::string>{"sluice", "worker", "--segment", "/s", "--name", "mirror.disk", "--streams",
+        std::vector<std::string>{"sluice", "worker", "--segment", "/s", "--name", "mirror.disk", "--from",
                                  "q", "--mirror", "/m", "--ready-fd", "5"});
 }
 

@@ -1,143 +1,24 @@
-// The supervisor over stand-in children: shell scripts that say they are ready, stay, leave or die.
-#include "runtime/supervisor.hpp"
+// The supervisor over stand-in children.
+#include "tests/unit/supervisor_rig.hpp"
 
 #include "runtime/pipeline_layout.hpp"
-#include "tests/support/temp_segment.hpp"
 
 #include <fmt/format.h>
 #include <catch2/catch.hpp>
 
 #include <csignal>
-#include <cstdlib>
-#include <functional>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include <fcntl.h>
-#include <poll.h>
-#include <sys/types.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 using namespace sluice;
 using namespace sluice::test;
 using namespace std::chrono_literals;
 
-namespace {
-
-// How a stand-in takes SIGTERM: settled before it says that it is ready, as the signal may follow at once.
-constexpr const char* until_term = "trap 'exit 0' TERM;";
-constexpr const char* deaf_to_term = "trap '' TERM;";
-constexpr const char* stay = "while :; do sleep 0.02; done";
-
-void signal_self() { ::kill(::getpid(), SIGTERM); }  // blocked: the supervisor reads it from its descriptor
-
-struct Pipeline {
-  Pipeline() : session(must(Session::open(file.path(), "supervisor"))) {
-    options.program = "/bin/sh";
-    options.drain_grace = 0ms;
-    options.drain_patience = 10s;
-    options.ingress_arguments = [this](const auto& streams, const std::string& address, int ready_fd) {
-      streams_given = streams;
-      addresses.push_back(address);
-      return script(fmt::format("{} echo 192.0.2.1:7 >/proc/self/fd/{}; {} {}", ingress_trap, ready_fd,
-                                ingress_body, stay));
-    };
-    options.worker_arguments = [this](const std::string&, const auto&, int ready_fd) {
-      ++worker_starts;
-      if (on_worker_start) on_worker_start();
-      // Before the drain a worker stays; then it ends whenever the supervisor looks.
-      return script(fmt::format("{} echo >/proc/self/fd/{}; while ! test -e {}; do sleep 0.02; done",
-                                worker_prelude, ready_fd, file.directory().file("drain")));
-    };
-    options.is_refusal = [](int code) { return code == 2; };
-    options.log = [this](std::string_view line) {
-      log += std::string(line) + "\n";
-      if (line != "draining") return;
-      write_file(file.directory().file("drain"), {});
-      if (on_drain) on_drain();
-    };
-    options.ready = [this](const PipelineAddresses& found) {
-      ready_addresses.push_back(found.ingress);
-      ready_devices = found.devices;
-      if (on_ready) on_ready();
-    };
-  }
-
-  // A device's server: how it takes SIGTERM, says that it is ready, and what it does then.
-  void add_device(const std::string& name, std::string body = stay, std::string trap = until_term) {
-    const auto path = "/dev/" + name;
-    options.devices.push_back(
-        {.child_name = "ublk." + name,
-         .arguments =
-             [this, path, body = std::move(body), trap = std::move(trap)](int ready_fd) {
-               ++device_starts;
-               return script(fmt::format("{} echo {} >/proc/self/fd/{}; {}", trap, path, ready_fd, body));
-             },
-         .stream = {},
-         .mirror_name = {},
-         .mirror_arguments = {}});
-  }
-
-  static std::vector<std::string> script(const std::string& text) { return {"sh", "-c", text}; }
-  SupervisorReport run() { return must(Supervisor::create(session, options))->run(); }
-  bool logged(std::string_view text) const { return log.find(text) != std::string::npos; }
-
-  TempSegment file;
-  Session session;
-  SupervisorOptions options;
-  std::string ingress_trap = until_term;
-  std::string ingress_body;
-  std::string worker_prelude;
-  std::function<void()> on_ready = signal_self;
-  std::function<void()> on_drain;
-  std::function<void()> on_worker_start;
-  std::string log;
-  std::vector<std::string> streams_given, addresses, ready_addresses, ready_devices;
-  int worker_starts = 0;
-  int device_starts = 0;
-};
-
-}  // namespace
-
-TEST_CASE("backoff: at once, then 100 ms doubling to 5 s, and anew after 10 s of health",
-          "[runtime][supervisor]") {
-  Backoff backoff;
-  CHECK(backoff.next(0s) == 0s);
-  CHECK(backoff.next(1s) == 100ms);
-  CHECK(backoff.next(1s) == 200ms);
-  for (int i = 0; i < 10; ++i) CHECK(backoff.next(1s) <= 5s);
-  CHECK(backoff.next(1s) == 5s);
-  CHECK(backoff.next(10s) == 0s);
-  CHECK(backoff.next(1s) == 100ms);
-}
-
-TEST_CASE("child: a program that is not there is an error of start, not of the child",
-          "[runtime][supervisor]") {
-  const auto child = ChildProcess::start("/no/such/program", {"program"});
-  REQUIRE(!child);
-  CHECK(child.error().status == Status::not_found);
-  CHECK(child.error().message.find("/no/such/program") != std::string::npos);
-}
-
-TEST_CASE("child: how it ended is told once", "[runtime][supervisor]") {
-  const auto end = [](const char* text) {
-    auto child = must(ChildProcess::start("/bin/sh", {"sh", "-c", text}));
-    for (;;)
-      if (auto exit = child.reap()) {
-        CHECK(!child.reap());
-        return exit->describe();
-      }
-  };
-  CHECK(end("exit 0") == "exited with code 0");
-  CHECK(end("exit 6") == "exited with code 6");
-  CHECK(end("kill -KILL $$") == "was killed by SIGKILL");
-}
-
 TEST_CASE("supervisor: ready once, drained on a signal", "[runtime][supervisor]") {
   Pipeline pipeline;
-  pipeline.options.workers = 2;
+  pipeline.serve_with(2);
   const auto report = pipeline.run();
   CHECK(report.end == SupervisorEnd::drained);
   CHECK(report.reason.empty());
@@ -206,12 +87,12 @@ TEST_CASE("supervisor: a child that refuses to work three times in a row ends th
   const auto died = pipeline.file.directory().file("died");
   pipeline.worker_prelude = fmt::format("test ! -e {} || exit 2;", died);
   pipeline.on_ready = nullptr;
-  const auto original = pipeline.options.worker_arguments;
-  pipeline.options.worker_arguments = [&](const auto& name, const auto& streams, int ready_fd) {
+  const auto original = pipeline.options.worker_command;
+  pipeline.options.worker_command = [&](const WorkerPlace& place) {
     // The first one becomes ready, then dies; its successors refuse.
-    if (pipeline.worker_starts++ > 0) return original(name, streams, ready_fd);
-    return Pipeline::script(
-        fmt::format("echo >/proc/self/fd/{}; sleep 0.2; : >{}; kill -KILL $$", ready_fd, died));
+    if (pipeline.worker_starts++ > 0) return original(place);
+    return Pipeline::command(
+        fmt::format("echo >/proc/self/fd/{}; sleep 0.2; : >{}; kill -KILL $$", place.ready_fd, died));
   };
   const auto report = pipeline.run();
   CHECK(pipeline.ready_addresses.size() == 1);
@@ -277,10 +158,10 @@ TEST_CASE("supervisor: streams of a run with more workers are ended and served",
       must(find_or_create_stream(*lane, name, 16));
   }
   std::vector<std::string> served;
-  const auto original = pipeline.options.worker_arguments;
-  pipeline.options.worker_arguments = [&](const auto& name, const auto& streams, int ready_fd) {
-    served = streams;
-    return original(name, streams, ready_fd);
+  const auto original = pipeline.options.worker_command;
+  pipeline.options.worker_command = [&](const WorkerPlace& place) {
+    served = place.from;
+    return original(place);
   };
   CHECK(pipeline.run().end == SupervisorEnd::drained);
   CHECK(pipeline.streams_given == std::vector<std::string>{"ingress.0"});
@@ -289,7 +170,7 @@ TEST_CASE("supervisor: streams of a run with more workers are ended and served",
 
 TEST_CASE("supervisor: block devices alone, named when all of them work", "[runtime][supervisor]") {
   Pipeline pipeline;
-  pipeline.options.workers = 0;
+  pipeline.serve_with(0);
   pipeline.add_device("a");
   pipeline.add_device("b");
   pipeline.on_ready = [] {
@@ -316,7 +197,7 @@ TEST_CASE("supervisor: block devices beside an ingress and its workers", "[runti
 
 TEST_CASE("supervisor: a device's server that dies is started again, each time", "[runtime][supervisor]") {
   Pipeline pipeline;
-  pipeline.options.workers = 0;
+  pipeline.serve_with(0);
   pipeline.on_ready = nullptr;
   const auto died = pipeline.file.directory().file("died");
   pipeline.add_device(
@@ -332,7 +213,7 @@ TEST_CASE("supervisor: a device's server that dies is started again, each time",
 
 TEST_CASE("supervisor: a device that comes back under another name is told", "[runtime][supervisor]") {
   Pipeline pipeline;
-  pipeline.options.workers = 0;
+  pipeline.serve_with(0);
   pipeline.on_ready = nullptr;
   pipeline.add_device("a");
   pipeline.options.devices[0].arguments = [&](int ready_fd) {
@@ -352,7 +233,7 @@ TEST_CASE("supervisor: a device that comes back under another name is told", "[r
 TEST_CASE("supervisor: a device's server that dies in the drain comes back to stop its device",
           "[runtime][supervisor]") {
   Pipeline pipeline;
-  pipeline.options.workers = 0;
+  pipeline.serve_with(0);
   const auto died = pipeline.file.directory().file("died");
   pipeline.add_device("a", stay,
                       fmt::format("trap 'test -e {0} && exit 0; : >{0}; kill -KILL $$' TERM;", died));
@@ -365,7 +246,7 @@ TEST_CASE("supervisor: a device's server that dies in the drain comes back to st
 TEST_CASE("supervisor: a device's server that is between two lives comes back to stop its device",
           "[runtime][supervisor]") {
   Pipeline pipeline;
-  pipeline.options.workers = 0;
+  pipeline.serve_with(0);
   const auto died = pipeline.file.directory().file("died");
   pipeline.add_device(
       "a", fmt::format("test $(wc -l <{0}) -gt 2 || {{ echo >>{0}; kill -KILL $$; }}; {1}", died, stay));
@@ -384,7 +265,7 @@ TEST_CASE("supervisor: a device's server that is between two lives comes back to
 TEST_CASE("supervisor: devices that cannot be served end the pipeline with the first one's exit code",
           "[runtime][supervisor]") {
   Pipeline pipeline;
-  pipeline.options.workers = GENERATE(0U, 1U);
+  pipeline.serve_with(GENERATE(0U, 1U));
   pipeline.add_device("a");
   for (const auto* name : {"b", "c"}) {
     pipeline.add_device(name);
@@ -401,10 +282,11 @@ TEST_CASE("supervisor: devices that cannot be served end the pipeline with the f
 TEST_CASE("supervisor: a mirror ends when its device has, and its stream is closed and empty",
           "[runtime][supervisor]") {
   Pipeline pipeline;
-  pipeline.options.workers = 0;
+  pipeline.serve_with(0);
   pipeline.add_device("a");
   auto& device = pipeline.options.devices.back();
-  device.stream = "changes";
+  pipeline.options.plan.queues.push_back({.name = "changes", .capacity = 16, .streams = 0});
+  device.into = 0;
   device.mirror_name = "mirror.a";
   int mirror_starts = 0;
   device.mirror_arguments = [&](int ready_fd) {
@@ -432,18 +314,19 @@ TEST_CASE("supervisor: a mirror ends when its device has, and its stream is clos
   CHECK(report.end == SupervisorEnd::drained);
   CHECK(consumed);
   CHECK(mirror_starts >= 1);
-  CHECK(report.totals.taken == 1);
+  CHECK(report.messages == 1);
   CHECK(load(queue_row(pipeline.session.segment(), stream.index).closed, relaxed) != 0);
 }
 
 TEST_CASE("supervisor: a consumer from outside keeps no published stream waiting, an old mirror does",
           "[runtime][supervisor]") {
   Pipeline pipeline;
-  pipeline.options.workers = 0;
+  pipeline.serve_with(0);
   pipeline.options.drain_patience = 300ms;
   pipeline.add_device("a");
   auto& device = pipeline.options.devices.back();
-  device.stream = "changes";
+  pipeline.options.plan.queues.push_back({.name = "changes", .capacity = 16, .streams = 0});
+  device.into = 0;
   const auto lane = must(pipeline.session.claim_lane({.cells = 64, .name = "reader"}));
   const auto stream = must(find_or_create_stream(*lane, "changes", 16));
   const auto consumer = must(StreamConsumer::claim(*lane, stream));
@@ -455,37 +338,10 @@ TEST_CASE("supervisor: a consumer from outside keeps no published stream waiting
 
 TEST_CASE("supervisor: a device that takes long to start is reported", "[runtime][supervisor]") {
   Pipeline pipeline;
-  pipeline.options.workers = 0;
+  pipeline.serve_with(0);
   pipeline.add_device("quick");
   pipeline.add_device("slow", stay, fmt::format("{} sleep 3;", until_term));
   CHECK(pipeline.run().end == SupervisorEnd::drained);
   CHECK(pipeline.logged("ublk.slow: starting, waiting for the driver ("));
   CHECK_FALSE(pipeline.logged("ublk.quick: starting"));
-}
-
-TEST_CASE("child: dies of the signal that it was given for its parent's death", "[runtime][supervisor]") {
-  const auto [signal, dies] = GENERATE(std::pair(SIGKILL, true), std::pair(SIGTERM, false));
-  CAPTURE(signal);
-  int ends[2];
-  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
-  const UniqueFd read_end(ends[0]);
-  UniqueFd write_end(ends[1]);
-  const pid_t parent = ::fork();
-  if (parent == 0) {
-    const auto child = ChildProcess::start(
-        "/bin/sh",
-        {"sh", "-c", fmt::format("trap '' TERM; echo $$ >/proc/self/fd/{}; exec sleep 60", ends[1])}, ends[1],
-        signal);
-    if (child) ::pause();
-    ::_exit(1);
-  }
-  write_end.reset();
-  char text[32] = {};
-  REQUIRE(::read(read_end.get(), text, sizeof text - 1) > 0);
-  const auto child = static_cast<pid_t>(std::atoi(text));
-  ::kill(parent, SIGKILL);
-  ::waitpid(parent, nullptr, 0);
-  pollfd end{.fd = read_end.get(), .events = POLLIN, .revents = 0};  // the pipe ends with the child
-  CHECK((::poll(&end, 1, dies ? 10'000 : 300) == 1) == dies);
-  ::kill(child, SIGKILL);
 }

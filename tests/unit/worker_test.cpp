@@ -37,7 +37,7 @@ struct WorkerRig : Rig {
 
   Expected<WorkerReport> run(const Handler& handler, bool stop = true) {
     const std::atomic<bool> stopping{stop};
-    return run_worker(session, *worker, {.streams = {"work"}}, handler, stopping);
+    return run_worker(*worker, {.from = {"work"}}, handler, stopping);
   }
 
   QueueId queue;
@@ -142,7 +142,7 @@ TEST_CASE("worker: what a killed worker had not acknowledged is shown again, mar
     const auto lane = must(session.claim_lane());
     const std::atomic<bool> stop{true};
     must(run_worker(
-        session, *lane, {.streams = {"work"}},
+        *lane, {.from = {"work"}},
         [](const Delivery& delivery) {
           if (delivery.message.position == 4) ::raise(SIGKILL);
           return Status::ok;
@@ -176,7 +176,7 @@ TEST_CASE("worker: several streams are served in turn, none waits for another's 
   std::vector<std::uint64_t> shown;
   const std::atomic<bool> stop{true};
   const auto report = must(run_worker(
-      rig.session, *rig.worker, {.streams = {"work", "other"}, .batch = 4},
+      *rig.worker, {.from = {"work", "other"}, .batch = 4},
       [&](const Delivery& delivery) {
         shown.push_back(delivery.message.position);
         return Status::ok;
@@ -195,7 +195,7 @@ TEST_CASE("worker: a stream that is missing or has a worker already is an error 
   WorkerRig rig;
   const std::atomic<bool> stop{true};
   const auto nothing = [](const Delivery&) { return Status::ok; };
-  const auto missing = run_worker(rig.session, *rig.worker, {.streams = {"nowhere"}}, nothing, stop);
+  const auto missing = run_worker(*rig.worker, {.from = {"nowhere"}}, nothing, stop);
   REQUIRE_FALSE(missing);
   CHECK(missing.error().status == Status::not_found);
   CHECK(missing.error().message.find("nowhere") != std::string::npos);

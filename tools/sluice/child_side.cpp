@@ -18,14 +18,6 @@ static_assert(std::atomic<bool>::is_always_lock_free);
 
 void name_process(const std::string& name) { prctl(PR_SET_NAME, name.c_str()); }
 
-void say_ready(int ready_fd, std::string_view line) {
-  if (ready_fd < 0) return;
-  const auto text = fmt::format("{}\n", line);
-  [[maybe_unused]] const auto written =
-      ::write(ready_fd, text.data(), text.size());  // nobody there: nothing to say
-  ::close(ready_fd);
-}
-
 std::vector<int> stop_signals() {
   std::vector<int> signals{SIGTERM};
   struct sigaction present{};
@@ -38,16 +30,6 @@ const std::atomic<bool>& stop_on_signal() {
   action.sa_handler = [](int) { stop_requested.store(true, std::memory_order_relaxed); };
   for (const int signal : stop_signals()) sigaction(signal, &action, nullptr);  // no SA_RESTART: waits end
   return stop_requested;
-}
-
-std::vector<std::string> split_names(std::string_view text) {
-  std::vector<std::string> names;
-  while (!text.empty()) {
-    const auto comma = text.find(',');
-    if (const auto name = text.substr(0, comma); !name.empty()) names.emplace_back(name);
-    text = comma == std::string_view::npos ? std::string_view() : text.substr(comma + 1);
-  }
-  return names;
 }
 
 std::string join_names(const std::vector<std::string>& names) {

@@ -1,6 +1,8 @@
 // What `sluice ingress` and `sluice worker` share: they may be children of a supervisor, or stand alone.
 #pragma once
 
+#include "runtime/stage.hpp"
+
 #include <atomic>
 #include <string>
 #include <string_view>
@@ -11,17 +13,13 @@ namespace sluice::tools {
 /// Name the process as ps and top show it.
 void name_process(const std::string& name);
 
-/// Tell the supervisor that waits at `ready_fd`, and close it; nothing for -1.
-void say_ready(int ready_fd, std::string_view line);
-
 /// The signals that ask to stop: SIGTERM, and SIGINT unless it is ignored, as a supervisor has it.
 std::vector<int> stop_signals();
 
 /// Set by the first of stop_signals(), from now on; for a process with one thread.
 const std::atomic<bool>& stop_on_signal();
 
-/// "a,b" as its parts; empty parts are left out.
-std::vector<std::string> split_names(std::string_view text);
+/// The other way round than split_names().
 std::string join_names(const std::vector<std::string>& names);
 
 }  // namespace sluice::tools

@@ -23,7 +23,7 @@ namespace {
 struct IngressFlags {
   std::string segment;
   std::string tcp;
-  std::string streams;
+  std::string into;
   std::uint64_t buffer_size = IngressOptions{}.buffer_bytes;
   std::chrono::nanoseconds drain = IngressOptions{}.drain_grace;
   IngressOptions options;
@@ -66,7 +66,7 @@ ExitCode run_ingress(const IngressFlags& flags) {
   auto options = flags.options;
   options.host = endpoint->host;
   options.port = endpoint->port;
-  options.streams = split_names(flags.streams);
+  options.into = split_names(flags.into);
   options.buffer_bytes =
       static_cast<std::uint32_t>(std::min<std::uint64_t>(flags.buffer_size, ~std::uint32_t{0}));
   options.drain_grace = std::chrono::ceil<std::chrono::milliseconds>(flags.drain);
@@ -80,8 +80,7 @@ ExitCode run_ingress(const IngressFlags& flags) {
   if (flags.ready_fd >= 0) {
     say_ready(flags.ready_fd, address);
   } else if (!flags.json) {
-    fmt::print("ready: listening on {}, {} streams, segment {}\n", address, options.streams.size(),
-               flags.segment);
+    fmt::print("ready: listening on {}, into {}, segment {}\n", address, flags.into, flags.segment);
     std::fflush(stdout);
   }
   const auto served = (*ingress)->run(stop);
@@ -94,13 +93,15 @@ ExitCode run_ingress(const IngressFlags& flags) {
 }  // namespace
 
 void add_ingress_command(CLI::App& app) {
-  auto* command = app.add_subcommand("ingress", "Receive connections into streams of a segment");
+  auto* command = app.add_subcommand("ingress", "Receive connections into queues of a segment");
   auto flags = std::make_shared<IngressFlags>();
   auto& options = flags->options;
   command->add_option("--segment", flags->segment, "The segment")->required();
   command->add_option("--tcp", flags->tcp, "HOST:PORT to listen on; host numeric, port 0 for a free one")
       ->required();
-  command->add_option("--streams", flags->streams, "Names of existing streams, with commas between")
+  command
+      ->add_option("--into", flags->into,
+                   "Names of existing streams with commas between, or one work queue or broadcast")
       ->required();
   command->add_option("--buffers", options.buffers, "Blocks to receive into")->capture_default_str();
   add_size_option(*command, "--buffer-size", flags->buffer_size, "Size of each block [32KiB]");

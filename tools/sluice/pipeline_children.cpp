@@ -14,13 +14,15 @@ namespace {
 
 std::vector<DeviceOptions> device_options(const PipelineConfig& config) {
   std::vector<DeviceOptions> options;
-  for (const auto& device : config.devices) {
+  const auto& devices = config.topology.devices;
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    const auto& device = devices[i];
     auto& option = options.emplace_back();
     option.child_name = device_child_name(device);
     option.arguments = [device, segment = config.segment](int ready_fd) {
       return device_arguments(device, segment, ready_fd);
     };
-    option.stream = device.publish.value_or("");
+    option.into = published_queue(config.topology, i);
     if (!device.mirror) continue;
     option.mirror_name = mirror_child_name(device);
     option.mirror_arguments = [device, segment = config.segment](int ready_fd) {
@@ -30,17 +32,43 @@ std::vector<DeviceOptions> device_options(const PipelineConfig& config) {
   return options;
 }
 
+// A program of the user's finds its place in its environment (runtime/stage.hpp), a worker of ours in its flags.
+WorkerCommand worker_command(const PipelineConfig& config, const WorkerPlace& place) {
+  const auto& stage = config.topology.stages[place.stage];
+  const auto into = join_names(place.into);
+  const auto from = join_names(place.from);
+  const auto fed_by = join_names(place.fed_by);
+  const auto ready_fd = fmt::to_string(place.ready_fd);
+  if (stage.run) {
+    return {.program = stage.run->front(),
+            .arguments = *stage.run,
+            .environment = {"SLUICE_SEGMENT=" + config.segment, "SLUICE_NAME=" + place.name,
+                            "SLUICE_FROM=" + from, "SLUICE_INTO=" + into, "SLUICE_FED_BY=" + fed_by,
+                            "SLUICE_LAGGING=" + stage.lagging.value_or(""), "SLUICE_READY_FD=" + ready_fd}};
+  }
+  WorkerCommand command;
+  command.arguments = {"sluice", "worker", "--segment", config.segment, "--name",     place.name,
+                       "--from", from,     "--fed-by",  fed_by,         "--ready-fd", ready_fd};
+  const auto add = [&](const char* flag, const std::string& value) {
+    if (!value.empty()) command.arguments.insert(command.arguments.end(), {flag, value});
+  };
+  add("--into", into);
+  add("--lagging", stage.lagging.value_or(""));
+  add("--sink", stage.sink.value_or(""));
+  if (stage.count.value_or(false)) command.arguments.emplace_back("--count");
+  return command;
+}
+
 }  // namespace
 
 SupervisorOptions supervisor_options(const PipelineConfig& config, std::uint64_t first_flow) {
   SupervisorOptions options;
-  options.workers = config.workers;
+  options.plan = config.plan;
   options.devices = device_options(config);
-  options.queue_capacity = config.queue_capacity;
   options.drain_grace = config.drain;
   options.status_interval = config.status;
   options.first_flow = first_flow;
-  options.ingress_arguments = [config](const std::vector<std::string>& streams, const std::string& address,
+  options.ingress_arguments = [config](const std::vector<std::string>& into, const std::string& address,
                                        int ready_fd) -> std::vector<std::string> {
     return {"sluice",
             "ingress",
@@ -48,8 +76,8 @@ SupervisorOptions supervisor_options(const PipelineConfig& config, std::uint64_t
             config.segment,
             "--tcp",
             address.empty() ? format_endpoint({config.host, config.port}) : address,
-            "--streams",
-            join_names(streams),
+            "--into",
+            join_names(into),
             "--buffers",
             fmt::to_string(config.buffers),
             "--buffer-size",
@@ -63,17 +91,7 @@ SupervisorOptions supervisor_options(const PipelineConfig& config, std::uint64_t
             "--ready-fd",
             fmt::to_string(ready_fd)};
   };
-  options.worker_arguments = [config](const std::string& name, const std::vector<std::string>& streams,
-                                      int ready_fd) {
-    std::vector<std::string> arguments = {
-        "sluice", "worker",    "--segment",         config.segment, "--name",
-        name,     "--streams", join_names(streams), "--ready-fd",   fmt::to_string(ready_fd)};
-    if (config.sink.empty())
-      arguments.emplace_back("--count");
-    else
-      arguments.insert(arguments.end(), {"--sink", config.sink});
-    return arguments;
-  };
+  options.worker_command = [config](const WorkerPlace& place) { return worker_command(config, place); };
   options.is_refusal = [](int exit_code) {
     switch (static_cast<ExitCode>(exit_code)) {
       case ExitCode::usage:
@@ -89,11 +107,12 @@ SupervisorOptions supervisor_options(const PipelineConfig& config, std::uint64_t
 
 std::string ready_line(const PipelineConfig& config, const PipelineAddresses& addresses) {
   std::string line = "ready: ";
-  if (config.workers != 0)
-    line += fmt::format("listening on {}, {} worker{}, ", addresses.ingress, config.workers,
-                        config.workers == 1 ? "" : "s");
+  if (config.plan.ingress_into) line += fmt::format("listening on {}, ", addresses.ingress);
+  for (const auto& stage : config.plan.stages)
+    line += config.has_stages ? fmt::format("{} ({}), ", stage.name, stage.workers)
+                              : fmt::format("{} worker{}, ", stage.workers, stage.workers == 1 ? "" : "s");
   for (std::size_t i = 0; i < addresses.devices.size(); ++i)
-    line += fmt::format("{} ({}), ", addresses.devices[i], config.devices[i].name.value_or(""));
+    line += fmt::format("{} ({}), ", addresses.devices[i], config.topology.devices[i].name.value_or(""));
   return line + "segment " + config.segment;
 }
 

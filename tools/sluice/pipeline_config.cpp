@@ -32,6 +32,19 @@ Expected<void> read_key(const TomlPlace& place, PipelineSettings& out) {
   if (key == "share") return read_value(place, out.share);
   if (key == "drain") return read_value(place, out.drain);
   if (key == "status") return read_value(place, out.status);
+  if (key == "into") return read_value(place, out.into);
+  if (key == "queue") {
+    auto queues = read_queues(place.file, *place.node);
+    if (!queues) return std::unexpected(queues.error());
+    out.queues = std::move(*queues);
+    return {};
+  }
+  if (key == "stage") {
+    auto stages = read_stages(place.file, *place.node);
+    if (!stages) return std::unexpected(stages.error());
+    out.stages = std::move(*stages);
+    return {};
+  }
   if (key == "ublk") {
     auto devices = read_devices(place.file, *place.node);
     if (!devices) return std::unexpected(devices.error());
@@ -70,28 +83,66 @@ Expected<void> in_range(std::string_view name, const std::optional<std::chrono::
   return {};
 }
 
-Expected<void> resolve_ingress(const PipelineSettings& settings, PipelineConfig& config) {
+Expected<void> resolve_listener(const PipelineSettings& settings, PipelineConfig& config) {
+  const auto endpoint = parse_endpoint(*settings.tcp);
+  if (!endpoint) return std::unexpected(endpoint.error());
+  config.host = endpoint->host;
+  config.port = endpoint->port;
+  return {};
+}
+
+// Without tables: streams from the ingress to workers that all do the same.
+Expected<void> resolve_workers(const PipelineSettings& settings, Topology& topology) {
   const bool count = settings.count.value_or(false);
   if (settings.sink.has_value() == count)
     return fail(Status::bad_argument, count ? "sink and count exclude each other"
                                             : "sink: missing, expected a directory, or count instead");
   if (settings.sink && settings.sink->empty())
     return fail(Status::bad_argument, "sink: empty, expected a directory");
-  const auto endpoint = parse_endpoint(*settings.tcp);
-  if (!endpoint) return std::unexpected(endpoint.error());
-  config.sink = settings.sink.value_or("");
-  config.host = endpoint->host;
-  config.port = endpoint->port;
-  config.workers = workers_default;
-  return in_range("workers", settings.workers, 1, 64, config.workers);
+  std::uint64_t workers = workers_default;
+  if (auto checked = in_range("workers", settings.workers, 1, 64, workers); !checked) return checked;
+  QueueSettings queue;
+  queue.name = topology.ingress_into = "ingress";
+  queue.kind = "stream";
+  StageSettings stage;
+  stage.name = "worker";
+  stage.from = queue.name;
+  stage.workers = workers;
+  stage.sink = settings.sink;
+  stage.count = settings.count;
+  topology.queues.push_back(std::move(queue));
+  topology.stages.push_back(std::move(stage));
+  return {};
+}
+
+// What stages and queues say for themselves is not said for all of them.
+Expected<void> resolve_stages(const PipelineSettings& settings, Topology& topology) {
+  const std::pair<std::string_view, bool> given[] = {
+      {"workers", settings.workers.has_value()},
+      {"sink", settings.sink.has_value()},
+      {"count", settings.count.has_value()},
+  };
+  for (const auto& [name, present] : given)
+    if (present)
+      return fail(Status::bad_argument,
+                  fmt::format("{}: found beside [[stage]] tables, where each stage has its own", name));
+  if (settings.tcp.has_value() != settings.into.has_value())
+    return fail(Status::bad_argument, settings.tcp
+                                          ? "into: missing, expected the [[queue]] that the ingress fills"
+                                          : "into: found without tcp, which it belongs to");
+  topology.ingress_into = settings.into;
+  topology.queues = settings.queues;
+  topology.stages = settings.stages;
+  return {};
 }
 
 // What would have no effect was meant for something.
 Expected<void> check_no_ingress(const PipelineSettings& settings) {
-  if (settings.devices.empty())
+  if (settings.devices.empty() && settings.stages.empty())
     return fail(Status::bad_argument,
-                "tcp: missing, expected HOST:PORT, or [[ublk]] tables in the configuration");
+                "tcp: missing, expected HOST:PORT, or [[stage]] or [[ublk]] tables in the configuration");
   const std::pair<std::string_view, bool> given[] = {
+      {"into", settings.into.has_value()},
       {"workers", settings.workers.has_value()},
       {"sink", settings.sink.has_value()},
       {"count", settings.count.has_value()},
@@ -116,6 +167,7 @@ void PipelineSettings::override_with(const PipelineSettings& over) {
   take_over(segment, over.segment);
   take_over(size, over.size);
   take_over(tcp, over.tcp);
+  take_over(into, over.into);
   take_over(workers, over.workers);
   take_over(queue_capacity, over.queue_capacity);
   take_over(buffers, over.buffers);
@@ -158,14 +210,20 @@ Expected<PipelineConfig> resolve(const PipelineSettings& settings) {
   if (!settings.segment || settings.segment->empty())
     return fail(Status::bad_argument, "segment: missing, expected the path of the segment");
   config.segment = *settings.segment;
-  config.devices = settings.devices;
-  if (auto received = settings.tcp ? resolve_ingress(settings, config) : check_no_ingress(settings);
-      !received)
-    return std::unexpected(received.error());
+  config.has_stages = !settings.stages.empty() || !settings.queues.empty();
+  auto& topology = config.topology;
+  topology.devices = settings.devices;
+  if (auto source = settings.tcp ? resolve_listener(settings, config) : check_no_ingress(settings); !source)
+    return std::unexpected(source.error());
+  if (config.has_stages || settings.tcp)
+    if (auto staged =
+            config.has_stages ? resolve_stages(settings, topology) : resolve_workers(settings, topology);
+        !staged)
+      return std::unexpected(staged.error());
 
   const std::array checks = {
       in_range("size", settings.size, 64 * 1024, std::uint64_t{1} << 44, config.size),
-      in_range("queue-capacity", settings.queue_capacity, 2, 1 << 20, config.queue_capacity),
+      in_range("queue-capacity", settings.queue_capacity, 2, 1 << 20, topology.queue_capacity),
       in_range("buffers", settings.buffers, 2, 32768, config.buffers),
       in_range("buffer-size", settings.buffer_size, 64, 1 << 20, config.buffer_size),
       in_range("max-connections", settings.max_connections, 1, 65536, config.max_connections),
@@ -175,7 +233,17 @@ Expected<PipelineConfig> resolve(const PipelineSettings& settings) {
   };
   for (const auto& check : checks)
     if (!check) return std::unexpected(check.error());
+  auto plan = plan_of(topology);
+  if (!plan) return std::unexpected(std::move(plan.error()));
+  config.plan = std::move(*plan);
   return config;
+}
+
+std::vector<std::string> PipelineConfig::sinks() const {
+  std::vector<std::string> directories;
+  for (const auto& stage : topology.stages)
+    if (stage.sink) directories.push_back(*stage.sink);
+  return directories;
 }
 
 Expected<Endpoint> parse_endpoint(std::string_view text) {

@@ -2,8 +2,9 @@
 // flag of the same name without its dashes; docs/pipeline.md has the table.
 #pragma once
 
+#include "runtime/pipeline_plan.hpp"
 #include "shm/status.hpp"
-#include "tools/sluice/pipeline_devices.hpp"
+#include "tools/sluice/pipeline_graph.hpp"
 
 #include <chrono>
 #include <cstdint>
@@ -19,6 +20,7 @@ struct PipelineSettings {
   std::optional<std::string> segment;
   std::optional<std::uint64_t> size;
   std::optional<std::string> tcp;
+  std::optional<std::string> into;
   std::optional<std::uint64_t> workers;
   std::optional<std::string> sink;
   std::optional<bool> count;
@@ -29,7 +31,10 @@ struct PipelineSettings {
   std::optional<std::uint64_t> share;
   std::optional<std::chrono::nanoseconds> drain;
   std::optional<std::chrono::nanoseconds> status;
-  std::vector<DeviceSettings> devices;  // of the file; no flags make any
+  // Of the file; no flags make any.
+  std::vector<QueueSettings> queues;
+  std::vector<StageSettings> stages;
+  std::vector<DeviceSettings> devices;
 
   /// What `over` says wins. A handler (sink, count) there replaces the handler here.
   void override_with(const PipelineSettings& over);
@@ -43,16 +48,18 @@ struct PipelineConfig {
                        << 30;  // most payload of a segment that is created; the file is sparse
   std::string host;
   std::uint16_t port = 0;
-  std::uint32_t workers = 0;  // 0: no tcp, and so no ingress
-  std::string sink;           // a directory; empty: the workers only count
-  std::uint32_t queue_capacity = 4096;
+  Topology topology;        // without [[stage]] tables: the ingress, streams, and one stage named "worker"
+  PipelinePlan plan;        // of that
+  bool has_stages = false;  // it was given as tables
   std::uint32_t buffers = 512;
   std::uint32_t buffer_size = 32 * 1024;
   std::uint32_t max_connections = 1024;
   std::uint32_t share = 0;  // 0: a quarter of the buffers
   std::chrono::nanoseconds drain = std::chrono::seconds(5);
   std::chrono::nanoseconds status{0};
-  std::vector<DeviceSettings> devices;
+
+  /// The directories that stages write flows into.
+  std::vector<std::string> sinks() const;
 };
 
 /// Parse a configuration. `name` is what messages call it.
@@ -61,7 +68,7 @@ Expected<PipelineSettings> parse_settings(std::string_view toml, std::string_vie
 /// errors  not_found, permission, io_error; bad_argument as parse_settings
 Expected<PipelineSettings> read_settings(const std::string& path);
 
-/// Fill in the defaults and check every value.
+/// Fill in the defaults and check every value, and that stages and queues make a pipeline that can run.
 /// errors  bad_argument  names the setting, what was found and what was expected
 Expected<PipelineConfig> resolve(const PipelineSettings& settings);
 

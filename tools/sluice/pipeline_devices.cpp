@@ -161,8 +161,8 @@ std::vector<std::string> device_arguments(const DeviceSettings& device, const st
 
 std::vector<std::string> mirror_arguments(const DeviceSettings& device, const std::string& segment,
                                           int ready_fd) {
-  return {"sluice",    "worker",        "--segment", segment,        "--name",     mirror_child_name(device),
-          "--streams", *device.publish, "--mirror",  *device.mirror, "--ready-fd", fmt::to_string(ready_fd)};
+  return {"sluice", "worker",        "--segment", segment,        "--name",     mirror_child_name(device),
+          "--from", *device.publish, "--mirror",  *device.mirror, "--ready-fd", fmt::to_string(ready_fd)};
 }
 
 }  // namespace sluice::tools

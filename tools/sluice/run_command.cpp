@@ -10,11 +10,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace sluice::tools {
 
@@ -96,17 +98,19 @@ ExitCode run_pipeline(const RunFlags& flags) {
   std::signal(SIGPIPE, SIG_IGN);
   const auto config = read_config(flags);
   if (!config) return report(config.error());
-  SinkDirectory sink;
-  if (!config->sink.empty()) {
-    auto prepared = prepare_sink(config->sink);
+  std::vector<SinkDirectory> sinks;
+  std::uint64_t first_flow = 0;
+  for (const auto& directory : config->sinks()) {
+    auto prepared = prepare_sink(directory);
     if (!prepared) return report(prepared.error());
-    sink = std::move(*prepared);
+    first_flow = std::max(first_flow, prepared->first_flow);
+    sinks.push_back(std::move(*prepared));
   }
   auto segment = open_or_create(*config);
   if (!segment) return report(segment.error());
   auto session = Session::join(std::move(*segment), "supervisor");
   if (!session) return report(session.error());
-  auto options = supervisor_options(*config, sink.first_flow);
+  auto options = supervisor_options(*config, first_flow);
   options.log = [](std::string_view line) { print_error(line); };
   options.ready = [&config](const PipelineAddresses& addresses) {
     fmt::print("{}\n", ready_line(*config, addresses));
@@ -121,8 +125,7 @@ ExitCode run_pipeline(const RunFlags& flags) {
   if (result.end != SupervisorEnd::refused)
     print_error(fmt::format("{}: {} in {} messages, {} redelivered, {} restarts",
                             result.end == SupervisorEnd::drained ? "drained" : "ended",
-                            format_size(result.totals.bytes), result.totals.taken, result.totals.redelivered,
-                            result.restarts));
+                            format_size(result.bytes), result.messages, result.redelivered, result.restarts));
   return exit_code_of(result);
 }
 
@@ -130,12 +133,13 @@ ExitCode run_pipeline(const RunFlags& flags) {
 
 void add_run_command(CLI::App& app) {
   auto* command = app.add_subcommand(
-      "run", "Run a pipeline: an ingress and its workers, block devices, or both, supervised");
+      "run", "Run a pipeline: an ingress, stages of workers, block devices, or all of it, supervised");
   command->footer(std::string(run_notes) + exit_code_footer());
   auto flags = std::make_shared<RunFlags>();
   auto& settings = flags->settings;
-  command->add_option("--config", flags->config_file,
-                      "TOML file with these settings, and [[ublk]] tables; flags override it");
+  command->add_option(
+      "--config", flags->config_file,
+      "TOML file with these settings, and [[queue]], [[stage]] and [[ublk]] tables; flags override it");
   command->add_option("--segment", settings.segment, "The segment; created if it is missing");
   flags->size_option =
       add_size_option(*command, "--size", flags->size,

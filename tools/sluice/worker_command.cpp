@@ -1,9 +1,6 @@
-// `sluice worker`: serve streams with a built-in handler. Each stream has a thread, with a lane and a handler
-// of its own: what a stream says about its flows (MessageKind::restart) concerns no other stream.
-//
-// SIGTERM stops it once its streams are empty. When its parent has died instead, nobody will restart it or the
-// ingress: then it stays until its streams have ended, or have nobody left who could fill them.
-#include "runtime/worker.hpp"
+// `sluice worker`: a stage with a built-in handler. What it takes from a stream says something about the flows of that
+// stream only (MessageKind::restart), so each queue has a handler of its own.
+#include "runtime/stage.hpp"
 
 #include "tools/common/command_line.hpp"
 #include "tools/common/format.hpp"
@@ -15,32 +12,23 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <csignal>
 #include <memory>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
-
-#include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
 
 namespace sluice::tools {
 
 namespace {
 
 struct WorkerFlags {
-  std::string segment;
-  std::string streams;
+  StageOptions stage;
+  std::string from, into, fed_by, lagging;
   std::string sink;
   std::string mirror;
   bool count = false;
-  std::string name = "worker";
-  int ready_fd = -1;
   bool json = false;
 };
 
@@ -50,13 +38,11 @@ struct FlowCounters {
   std::uint64_t damaged = 0;
 };
 
-// One stream's service; filled by its thread, read after it has ended.
+// What is done with the messages of one queue.
 struct Service {
-  std::string stream;
   std::optional<FlowSink> sink;
   std::optional<Mirror> mirror;
   FlowCounters counted;  // without a sink
-  WorkerReport served;
   std::optional<Error> error;
 
   Status handle(const Delivery& delivery) {
@@ -76,189 +62,117 @@ struct Service {
 
 class WorkerProcess {
  public:
-  WorkerProcess(Session& session, std::string name) : session_(session), name_(std::move(name)) {}
+  explicit WorkerProcess(Stage stage) : stage_(std::move(stage)) {}
 
   Expected<void> prepare(const WorkerFlags& flags);
-  Expected<void> serve(int ready_fd);
+  Expected<void> serve();
   void print_summary(const WorkerFlags& flags) const;
-  void print_mirror(const Service& service, bool json) const;
 
  private:
-  void serve_stream(Service& service);
-  void on_signal();
-  bool fillable() const;
-  Expected<void> wait_for_services();
+  void print_mirror(bool json) const;
+  const std::string& name() const { return stage_.options().name; }
 
-  Session& session_;
-  std::string name_;
-  const pid_t parent_ = ::getppid();
-  bool orphaned_ = false;
-  UniqueFd signal_fd_;
-  UniqueFd ended_fd_;  // counts the services that have ended
-  std::vector<Service> services_;
-  std::atomic<bool> stop_{false};
-  std::atomic<bool> failed_{false};
+  Stage stage_;
+  std::vector<Service> services_;  // as StageOptions::from
+  WorkerReport served_;
 };
 
 Expected<void> WorkerProcess::prepare(const WorkerFlags& flags) {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int signal : stop_signals()) sigaddset(&signals, signal);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  signal_fd_.reset(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!signal_fd_) return fail_errno("signalfd");
-  ended_fd_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!ended_fd_) return fail_errno("eventfd");
-  for (auto& stream : split_names(flags.streams)) {
-    if (auto found = find_queue(session_.segment(), stream); !found) return std::unexpected(found.error());
-    Service service;
+  for (const auto& queue : stage_.options().from) {
+    if (auto found = find_queue(stage_.session().segment(), queue); !found)
+      return std::unexpected(found.error());
+    auto& service = services_.emplace_back();
     if (!flags.mirror.empty()) {
-      auto mirror = Mirror::open(session_.segment(), flags.mirror, stream);
+      auto mirror = Mirror::open(stage_.session().segment(), flags.mirror, queue);
       if (!mirror) return std::unexpected(std::move(mirror.error()));
       service.mirror = std::move(*mirror);
-    } else if (!flags.count) {
-      auto sink = FlowSink::open(flags.sink, stream);
+    } else if (!flags.sink.empty()) {
+      auto sink = FlowSink::open(flags.sink, queue);
       if (!sink) return std::unexpected(sink.error());
       service.sink = std::move(*sink);
     }
-    service.stream = std::move(stream);
-    services_.push_back(std::move(service));
   }
   return {};
 }
 
-void WorkerProcess::serve_stream(Service& service) {
-  const auto served = [&]() -> Expected<WorkerReport> {
-    auto lane = session_.claim_lane({.cells = 256, .name = name_});
-    if (!lane) return std::unexpected(lane.error());
-    const auto handler = [&](const Delivery& delivery) {
-      return failed_.load(relaxed) ? Status::interrupted : service.handle(delivery);
-    };
-    return run_worker(session_, **lane, {.streams = {service.stream}}, handler, stop_);
-  }();
-  if (served)
-    service.served = *served;
-  else
-    service.error = served.error();
-  if (service.error) {  // the others stop where they are: their messages stay in the segment
-    failed_.store(true, relaxed);
-    stop_.store(true, relaxed);
-  }
-  const std::uint64_t one = 1;
-  [[maybe_unused]] const auto written = ::write(ended_fd_.get(), &one, sizeof one);
-}
-
-void WorkerProcess::on_signal() {
-  signalfd_siginfo info;
-  while (::read(signal_fd_.get(), &info, sizeof info) == sizeof info) {
-    if (::getppid() == parent_)
-      stop_.store(true, relaxed);
-    else
-      orphaned_ = true;
-  }
-}
-
-// Whether a stream has a producer that lives.
-bool WorkerProcess::fillable() const {
-  return std::ranges::any_of(services_, [&](const Service& service) {
-    const auto queue = find_queue(session_.segment(), service.stream);
-    return queue && load(queue_row(session_.segment(), queue->index).producer, acquire) != 0;
-  });
-}
-
-Expected<void> WorkerProcess::wait_for_services() {
-  constexpr int orphan_poll_ms = 200;
-  std::size_t ended = 0;
-  while (ended < services_.size()) {
-    pollfd fds[] = {{signal_fd_.get(), POLLIN, 0}, {ended_fd_.get(), POLLIN, 0}};
-    if (::poll(fds, std::size(fds), orphaned_ ? orphan_poll_ms : -1) < 0 && errno != EINTR)
-      return fail_errno("poll");
-    if (fds[0].revents != 0) on_signal();
-    std::uint64_t count = 0;
-    if (::read(ended_fd_.get(), &count, sizeof count) == sizeof count) ended += count;
-    if (orphaned_) {
-      session_.recover_dead();
-      if (!fillable()) stop_.store(true, relaxed);
-    }
-  }
-  return {};
-}
-
-Expected<void> WorkerProcess::serve(int ready_fd) {
-  Expected<void> waited;
-  {
-    std::vector<std::jthread> threads;
-    threads.reserve(services_.size());
-    for (auto& service : services_) threads.emplace_back([this, &service] { serve_stream(service); });
-    say_ready(ready_fd, "ready");
-    waited = wait_for_services();
-    if (!waited) stop_.store(true, relaxed);
-  }
+Expected<void> WorkerProcess::serve() {
+  auto served =
+      stage_.serve([this](Delivery& delivery) { return services_[delivery.from].handle(delivery); });
   for (auto& service : services_)
     if (service.error) return std::unexpected(*service.error);
-  return waited;
+  if (!served) return std::unexpected(std::move(served.error()));
+  served_ = *served;
+  return {};
 }
 
-void WorkerProcess::print_mirror(const Service& service, bool json) const {
-  const auto& done = service.mirror->counters();
+void WorkerProcess::print_mirror(bool json) const {
+  const auto& done = services_.front().mirror->counters();
   if (!json) {
-    fmt::print("{}: {} writes ({}), {} ranges of zeroes, {} flushes, {} redelivered\n", name_, done.writes,
-               format_size(done.bytes), done.zeroes, done.flushes, service.served.redelivered);
+    fmt::print("{}: {} writes ({}), {} ranges of zeroes, {} flushes, {} redelivered\n", name(), done.writes,
+               format_size(done.bytes), done.zeroes, done.flushes, served_.redelivered);
     return;
   }
   auto document = json_document("sluice.worker.mirror/1");
-  document["name"] = name_;
+  document["name"] = name();
   document["writes"] = done.writes;
   document["bytes"] = done.bytes;
   document["zeroes"] = done.zeroes;
   document["flushes"] = done.flushes;
-  document["redelivered"] = service.served.redelivered;
+  document["redelivered"] = served_.redelivered;
   print_json(document);
 }
 
 void WorkerProcess::print_summary(const WorkerFlags& flags) const {
-  WorkerReport total;
   FlowCounters ended;
   for (const auto& service : services_) {
-    total.messages += service.served.messages;
-    total.bytes += service.served.bytes;
-    total.redelivered += service.served.redelivered;
-    ended.closed += service.sink ? service.sink->counters().closed : service.counted.closed;
-    ended.aborted += service.sink ? service.sink->counters().aborted : service.counted.aborted;
-    ended.damaged += service.sink ? service.sink->counters().damaged : 0;
+    const auto* sink = service.sink ? &service.sink->counters() : nullptr;
+    ended.closed += sink != nullptr ? sink->closed : service.counted.closed;
+    ended.aborted += sink != nullptr ? sink->aborted : service.counted.aborted;
+    ended.damaged += sink != nullptr ? sink->damaged : 0;
   }
-  if (services_.size() == 1 && services_.front().mirror) return print_mirror(services_.front(), flags.json);
-  const bool supervised = flags.ready_fd >= 0;
-  if (supervised && total.bytes == 0 && ended.closed + ended.aborted == 0) return;  // nothing to tell
+  if (!flags.mirror.empty()) return print_mirror(flags.json);
+  const bool supervised = flags.stage.ready_fd >= 0;
+  if (supervised && served_.bytes == 0 && ended.closed + ended.aborted == 0) return;  // nothing to tell
   if (!flags.json) {
-    fmt::print("{}: {} flows closed, {} aborted; {} in {} messages, {} redelivered\n", name_, ended.closed,
-               ended.aborted, format_size(total.bytes), total.messages, total.redelivered);
+    fmt::print("{}: {} flows closed, {} aborted; {} in {} messages, {} redelivered{}\n", name(), ended.closed,
+               ended.aborted, format_size(served_.bytes), served_.messages, served_.redelivered,
+               served_.refused == 0 ? "" : fmt::format(", {} refused", served_.refused));
     return;
   }
   auto document = json_document("sluice.worker/1");
-  document["name"] = name_;
+  document["name"] = name();
   document["flows_closed"] = ended.closed;
   document["flows_aborted"] = ended.aborted;
   document["flows_damaged"] = ended.damaged;
-  document["messages"] = total.messages;
-  document["bytes"] = total.bytes;
-  document["redelivered"] = total.redelivered;
+  document["messages"] = served_.messages;
+  document["bytes"] = served_.bytes;
+  document["redelivered"] = served_.redelivered;
+  document["refused"] = served_.refused;
   print_json(document);
 }
 
 ExitCode run_worker_command(const WorkerFlags& flags) {
   std::signal(SIGPIPE, SIG_IGN);
-  name_process(flags.name);
-  if ((flags.sink.empty() ? 0 : 1) + (flags.mirror.empty() ? 0 : 1) + (flags.count ? 1 : 0) != 1)
-    return report({Status::bad_argument, 0, "one of --sink, --mirror and --count is needed, and no more"});
-  if (!flags.mirror.empty() && split_names(flags.streams).size() != 1)
+  name_process(flags.stage.name);
+  const auto handlers = (flags.sink.empty() ? 0 : 1) + (flags.mirror.empty() ? 0 : 1) + (flags.count ? 1 : 0);
+  if (handlers > 1 || (handlers == 0 && flags.into.empty()))
     return report(
-        {Status::bad_argument, 0, "--mirror is the copy of one device: --streams must be its stream alone"});
-  auto session = Session::open(flags.segment, flags.name);
-  if (!session) return report(session.error());
-  WorkerProcess worker(*session, flags.name);
+        {Status::bad_argument, 0, "one of --sink, --mirror and --count is needed, or --into; and no more"});
+  auto options = flags.stage;
+  options.from = split_names(flags.from);
+  options.into = split_names(flags.into);
+  options.fed_by = split_names(flags.fed_by);
+  const auto lagging = parse_lagging(flags.lagging);
+  if (!lagging) return report(lagging.error());
+  options.lagging = *lagging;
+  if (!flags.mirror.empty() && options.from.size() != 1)
+    return report(
+        {Status::bad_argument, 0, "--mirror is the copy of one device: --from must be its stream alone"});
+  auto stage = Stage::open(std::move(options));
+  if (!stage) return report(stage.error());
+  WorkerProcess worker(std::move(*stage));
   if (auto prepared = worker.prepare(flags); !prepared) return report(prepared.error());
-  const auto served = worker.serve(flags.ready_fd);
+  const auto served = worker.serve();
   if (served) worker.print_summary(flags);
   return served ? ExitCode::ok : report(served.error());
 }
@@ -266,16 +180,23 @@ ExitCode run_worker_command(const WorkerFlags& flags) {
 }  // namespace
 
 void add_worker_command(CLI::App& app) {
-  auto* command = app.add_subcommand("worker", "Consume streams of a segment");
+  auto* command = app.add_subcommand("worker", "Take from queues of a segment");
   auto flags = std::make_shared<WorkerFlags>();
-  command->add_option("--segment", flags->segment, "The segment")->required();
-  command->add_option("--streams", flags->streams, "Names of existing streams, with commas between")
-      ->required();
+  command->add_option("--segment", flags->stage.segment, "The segment")->required();
+  command->add_option("--from", flags->from, "Names of existing queues, with commas between")->required();
+  command->add_option(
+      "--into", flags->into,
+      "The queue that messages go on into afterwards, or several streams with commas between");
   command->add_option("--sink", flags->sink, "Directory: each flow becomes a file of its own");
   command->add_option("--mirror", flags->mirror, "File that becomes a copy of the device whose stream it is");
   command->add_flag("--count", flags->count, "Only count what comes");
-  command->add_option("--name", flags->name, "Name in the process table")->capture_default_str();
-  command->add_option("--ready-fd", flags->ready_fd, "Descriptor to write a line to, once it serves");
+  command->add_option("--lagging", flags->lagging,
+                      "What becomes of it when a broadcast is ahead: block, lose-oldest, disconnect [block]");
+  command->add_option("--name", flags->stage.name, "Name in the process table")->capture_default_str();
+  command->add_option(
+      "--fed-by", flags->fed_by,
+      "Names of the processes that publish into its work queues: without them it need not wait");
+  command->add_option("--ready-fd", flags->stage.ready_fd, "Descriptor to write a line to, once it serves");
   command->add_flag("--json", flags->json, "At the end, the counters as one JSON document on stdout");
   on_run(*command, [flags] { return run_worker_command(*flags); });
 }

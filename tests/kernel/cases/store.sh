@@ -12,7 +12,7 @@ sound() { shm-dump check "$segment" || flunk "the segment is not sound"; }
 
 # mirror: a worker in the background that replays $1 into mirror.img; $mirror is its pid
 mirror() {
-  sluice worker --segment "$segment" --streams changes --mirror mirror.img >"$scratch/mirror.out" 2>&1 &
+  sluice worker --segment "$segment" --from changes --mirror mirror.img >"$scratch/mirror.out" 2>&1 &
   mirror=$!
   echo "$mirror" >>"$scratch/pids"
 }

@@ -168,7 +168,7 @@ class Member {
         sum = static_cast<std::uint8_t>(sum + static_cast<std::uint8_t>(byte));
       return sum == 77 ? Status::interrupted : Status::ok;
     };
-    (void)run_worker(session_, lane(), {.streams = {stream_name}}, read, stop);
+    (void)run_worker(lane(), {.from = {stream_name}}, read, stop);
   }
 
   void reopen() {
