@@ -6,7 +6,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <string_view>
 #include <vector>
+
+#include <unistd.h>
 
 namespace sluice::tools {
 
@@ -59,7 +65,27 @@ WorkerCommand worker_command(const PipelineConfig& config, const WorkerPlace& pl
   return command;
 }
 
+// As exec does it: as it is if it has a slash, else in the directories of PATH.
+bool is_executable(const std::string& program) {
+  if (program.find('/') != std::string::npos) return ::access(program.c_str(), X_OK) == 0;
+  const char* path = std::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): before there are threads
+  for (std::string_view left = path == nullptr ? "/bin:/usr/bin" : path; !left.empty();) {
+    const auto directory = left.substr(0, left.find(':'));
+    if (::access(fmt::format("{}/{}", directory, program).c_str(), X_OK) == 0) return true;
+    left.remove_prefix(std::min(left.size(), directory.size() + 1));
+  }
+  errno = ENOENT;
+  return false;
+}
+
 }  // namespace
+
+Expected<void> check_programs(const PipelineConfig& config) {
+  for (const auto& stage : config.topology.stages)
+    if (stage.run && !is_executable(stage.run->front()))
+      return fail_errno(fmt::format("{}: stage {}: run: {}", stage.place, *stage.name, stage.run->front()));
+  return {};
+}
 
 SupervisorOptions supervisor_options(const PipelineConfig& config, std::uint64_t first_flow) {
   SupervisorOptions options;

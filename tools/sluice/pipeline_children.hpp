@@ -9,6 +9,10 @@
 
 namespace sluice::tools {
 
+/// Whether the programs of all stages can be started.
+/// errors  not_found, permission  naming the stage and the program
+Expected<void> check_programs(const PipelineConfig& config);
+
 /// All but `log` and `ready`.
 SupervisorOptions supervisor_options(const PipelineConfig& config, std::uint64_t first_flow);
 

@@ -98,6 +98,7 @@ ExitCode run_pipeline(const RunFlags& flags) {
   std::signal(SIGPIPE, SIG_IGN);
   const auto config = read_config(flags);
   if (!config) return report(config.error());
+  if (const auto startable = check_programs(*config); !startable) return report(startable.error());
   std::vector<SinkDirectory> sinks;
   std::uint64_t first_flow = 0;
   for (const auto& directory : config->sinks()) {
