@@ -143,7 +143,7 @@ std::expected<std::uint64_t, Status> WorkQueue::claim_slot(std::uint32_t cell_in
         raise(row_->high_water, capacity());
         // The slot at tail is the oldest: if it is worked on, dropping others makes no room.
         if (load(row_->policy, relaxed) == static_cast<std::uint32_t>(QueuePolicy::drop_oldest) &&
-            work_word::state(word) == WorkState::full && drop_oldest())
+            work_word::state(word) == WorkState::full && drop(position - capacity(), word))
           continue;
         return refuse(Status::full);
       }

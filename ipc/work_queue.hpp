@@ -137,7 +137,7 @@ class WorkQueue {
   void publish(const Message& message, Handle handle, std::uint64_t position) noexcept;
   Status push(const Message& message, Handle handle, std::uint32_t cell) noexcept;
   void pushed(std::uint64_t position, std::uint64_t bytes) noexcept;
-  bool drop_oldest() noexcept;
+  bool drop(std::uint64_t position, std::uint64_t word) noexcept;
   // A search meets a slot that was never used before so many: the front is that little behind, unless the file is
   // damaged.
   std::uint64_t steps_max() const noexcept { return 2 * capacity() + 64; }

@@ -251,17 +251,29 @@ void WorkQueue::give_back(const WorkLease& lease, std::uint64_t deliveries) noex
   wake_one(lane_->segment(), row_->consumers_waiting);
 }
 
-// Make room, for who pushes, by dropping what waits longest; over the limit or not.
-bool WorkQueue::drop_oldest() noexcept {
-  const auto cell = lane_->heap().reserve_cell();
-  if (!cell) return false;
-  const auto lease = lease_next(*cell, true);
-  if (!lease) {
-    lane_->heap().unreserve_cell(*cell);
-    return false;
+// Make room, for who pushes, by dropping the message at `position`, a whole ring behind: the oldest that there is; over
+// the limit or not. That one or none: another makes no room. False: there is no cell for that.
+bool WorkQueue::drop(std::uint64_t position, std::uint64_t word) noexcept {
+  auto& heap = lane_->heap();
+  const auto index = heap.reserve_cell();
+  if (!index) return false;
+  auto& cell = heap.cell(*index);
+  const auto deliveries = work_word::Deliveries::get(word);
+  store(cell.aux, aux(cell_aux::lease, position), sluice::release);
+  crash_point("work.take.intended");
+  if (!cas(at(position).stamp, word,
+           work_word::make(WorkState::leased, base_of(position), lane_->id(), deliveries), acq_rel)) {
+    store(cell.aux, cell_aux::at_rest, sluice::release);
+    heap.unreserve_cell(*index);
+    return true;  // somebody has taken it
   }
+  crash_point("work.take.leased");
   fetch_add(row_->dropped, 1, relaxed);
-  return acknowledge(*lease) == Status::ok;
+  const auto status = acknowledge({position, *index, static_cast<std::uint32_t>(deliveries)});
+  read_front();
+  scan_ = std::max(scan_, position + 1);  // what was before it is done
+  if (scan_ - front_ >= front_step) raise_front();
+  return status == Status::ok;
 }
 
 void WorkQueue::empty_slot(Message& slot, std::uint64_t position) noexcept {
