@@ -27,8 +27,8 @@ void sleep_us(long us) {
 }  // namespace
 
 std::string_view to_string(Role role) noexcept {
-  constexpr std::string_view names[role_count] = {"producer",  "consumer",  "sharer",
-                                                  "allocator", "recoverer", "looper"};
+  constexpr std::string_view names[role_count] = {"producer", "consumer",  "worker",    "caster",
+                                                  "sharer",   "allocator", "recoverer", "looper"};
   return names[static_cast<std::uint32_t>(role)];
 }
 
@@ -40,6 +40,7 @@ void Actor::run() {
   try {
     for (;;) live();
   } catch (const std::exception& error) {
+    journal().life |= life_word::Doomed::make(1);  // what it worked on comes back: that is no second failure
     journal().fail(error.what());
   }
   ::_exit(exit_failed);
@@ -121,6 +122,8 @@ void Actor::work_in(Role role) {
     case Role::looper: return loop();
     case Role::producer: return produce();
     case Role::consumer: return consume();
+    case Role::worker: return work();
+    case Role::caster: return cast();
     case Role::sharer:
       if (chance(8)) return holdings.churn_references(50 + random_() % 400);
       if (what < 3) return holdings.clone_one();
@@ -231,6 +234,9 @@ void Actor::obey() {
 
 void Actor::hold_still() {
   if (first_lane_ && chance(2)) first_lane_->heap().flush();
+  if (work_ && chance(2))
+    while (work_->leases() != 0) end_lease();
+  journal().leases = work_ ? work_->leases() : 0;
   journal().held = (first_ ? first_->count() : 0) + (second_ ? second_->count() : 0);
   const auto before = journal().phase.exchange(Phase::holding);
   while (journal().order == Order::hold) sleep_us(200);
@@ -242,6 +248,11 @@ void Actor::hold_still() {
 void Actor::leave() {
   producer_.rest();
   consumer_.rest();
+  publisher_.rest();
+  if (work_) {
+    while (work_->leases() != 0 && chance(2)) end_lease();
+    work_->forget_leases();
+  }
   if (chance(2)) {
     if (first_) first_->release_all();
     if (second_) second_->release_all();
@@ -252,6 +263,9 @@ void Actor::leave() {
 void Actor::forget_everything() {
   producer_ = {};
   consumer_ = {};
+  work_.reset();
+  publisher_ = {};
+  subscriber_ = {};
   first_.reset();
   second_.reset();
   second_lane_.reset();

@@ -5,9 +5,11 @@
 #pragma once
 
 #include "runtime/session.hpp"
+#include "tests/verify/soak/broadcast_ends.hpp"
 #include "tests/verify/soak/holdings.hpp"
 #include "tests/verify/soak/journal.hpp"
 #include "tests/verify/soak/stream_ends.hpp"
+#include "tests/verify/soak/work_ends.hpp"
 
 #include <cstdint>
 #include <memory>
@@ -17,8 +19,8 @@
 
 namespace sluice::verify {
 
-enum class Role : std::uint32_t { producer, consumer, sharer, allocator, recoverer, looper };
-inline constexpr std::uint32_t role_count = 6;
+enum class Role : std::uint32_t { producer, consumer, worker, caster, sharer, allocator, recoverer, looper };
+inline constexpr std::uint32_t role_count = 8;
 std::string_view to_string(Role role) noexcept;
 
 /// The world that an actor finds.
@@ -47,6 +49,13 @@ class Actor {
   void produce();
   void consume();
   void loop();
+  void work();
+  void end_lease();
+  void cast();
+  void publish();
+  void read();
+  void subscribe();
+  std::optional<QueueId> broadcast(std::uint32_t broadcast);
   template <class End>
   bool claim_end(End& end, bool is_loop);
   void recover();
@@ -71,6 +80,9 @@ class Actor {
   std::vector<std::optional<QueueId>> streams_;
   WitnessedProducer producer_;
   WitnessedConsumer consumer_;
+  std::optional<WitnessedWork> work_;
+  WitnessedPublisher publisher_;
+  WitnessedSubscriber subscriber_;
 };
 
 /// What an actor's child does that was made in a signal handler, in the middle of anything: nothing, but live.

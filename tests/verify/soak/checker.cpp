@@ -2,6 +2,7 @@
 
 #include "ipc/audit.hpp"
 #include "tests/support/census.hpp"
+#include "tests/verify/soak/checker_queues.hpp"
 
 #include <fmt/format.h>
 
@@ -120,14 +121,6 @@ std::uint64_t references_to_live(const test::Census& census) {
   return sum;
 }
 
-std::uint64_t blocks_in_streams(const Segment& segment) {
-  std::uint64_t sum = 0;
-  for (std::uint32_t index = 0; index < segment.header().queue_count; ++index)
-    if (queue_word::state(load(queue_row(segment, index).word, acquire)) == QueueState::ready)
-      sum += test::count_blocks_in_stream(segment, {index, 0});
-  return sum;
-}
-
 }  // namespace
 
 Complaints check_deserted(const Stage& stage, bool is_thorough) try {
@@ -142,6 +135,8 @@ Complaints check_deserted(const Stage& stage, bool is_thorough) try {
     const auto lane = test::must(session.claim_lane({.cells = cells_for(segment), .name = "checker"}));
     for (std::uint32_t stream = 0; stream < stage.streams; ++stream)
       check_stream(*lane, stage, stream, is_thorough, complaints);
+    check_work(*lane, *stage.witness, is_thorough, complaints);
+    check_broadcasts(*lane, *stage.witness, is_thorough, complaints);
     if (is_thorough && complaints.empty()) test::check_all_bytes_usable(*lane, complaints);
   }
   test::check_sound(segment, complaints);
@@ -156,16 +151,23 @@ Complaints check_holding(const Stage& stage, std::uint32_t slots) try {
   auto session = test::must(Session::open(stage.path, "checker"));
   const auto& segment = session.segment();
   recover_all(session, complaints);
-  const auto census = test::take_census(segment);
+  auto census = test::take_census(segment);
+  const auto leases_found = count_leases_in(segment, census);
   check_sound_with_holders(segment, census, complaints);
   check_freeing_is_known(segment, census, complaints);
   std::uint64_t held = 0;
+  std::uint64_t leases = 0;
   for (std::uint32_t slot = 0; slot < slots; ++slot)
-    if (const auto& actor = stage.witness->actors[slot]; actor.phase == Phase::holding) held += actor.held;
-  const auto in_streams = blocks_in_streams(segment);
-  if (const auto found = references_to_live(census); found != held + in_streams)
-    complaints.push_back(fmt::format("{} references are counted, but {} are held and {} are in streams",
-                                     found, held, in_streams));
+    if (const auto& actor = stage.witness->actors[slot]; actor.phase == Phase::holding) {
+      held += actor.held;
+      leases += actor.leases;
+    }
+  const auto in_queues = blocks_in_queues(segment);
+  if (const auto found = references_to_live(census); found != held + in_queues)
+    complaints.push_back(fmt::format("{} references are counted, but {} are held and {} are in queues", found,
+                                     held, in_queues));
+  if (leases_found != leases)
+    complaints.push_back(fmt::format("{} messages are leased, but {} are worked on", leases_found, leases));
   return complaints;
 } catch (const std::exception& error) {
   return {error.what()};

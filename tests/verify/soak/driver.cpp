@@ -75,6 +75,19 @@ void Driver::create_segment() {
     stream.pushing = stream.pushed = stream.shown = stream.taken = stream.redelivered = 0;
     stream.producer_rested = stream.consumer_rested = 1;
   }
+  for (auto& broadcast : witness_.broadcast) {
+    broadcast.publishing = broadcast.published = 0;
+    broadcast.publisher_rested = 1;
+    broadcast.trims = broadcast.closes = 0;
+  }
+  for (auto& work : witness_.work) {
+    work.deaths_in_push = work.deaths_in_take = work.unexplained = 0;
+    work.dropped = work.maybe_dropped = work.ever_closed = 0;
+  }
+  for (auto& hands : witness_.hands) {
+    for (auto& ticket : hands.tickets) ticket.word = 0;
+    for (auto& ticket : hands.drop_tickets) ticket.word = 0;
+  }
   for (auto& place : witness_.board) place = 0;
   ++totals_.segments;
 }
@@ -192,6 +205,16 @@ void Driver::add_up() {
   for (const auto& stream : witness_.streams) {
     totals_.messages += stream.taken;
     totals_.redelivered += stream.redelivered;
+  }
+  totals_.worked = totals_.returned = totals_.read = totals_.lost = totals_.disconnected = 0;
+  for (const auto& work : witness_.work) {
+    totals_.worked += work.done;
+    totals_.returned += work.came_back;
+  }
+  for (const auto& broadcast : witness_.broadcast) {
+    totals_.read += broadcast.read;
+    totals_.lost += broadcast.lost;
+    totals_.disconnected += broadcast.disconnected;
   }
   totals_.clones = totals_.look_ups = totals_.blocks = totals_.runs = totals_.recovered = 0;
   for (const auto& actor : witness_.actors) {

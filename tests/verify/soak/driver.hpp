@@ -20,7 +20,7 @@ struct SoakOptions {
   std::uint64_t kills_min = 0;  // fewer are a failure
   double seconds = 0;           // 0: until there are so many kills
   std::uint64_t seed = 1;
-  std::uint32_t processes = 12;
+  std::uint32_t processes = 16;
   std::uint32_t kills_between_checks = 300;
   std::string directory = "/dev/shm";
 };
@@ -29,6 +29,8 @@ struct SoakTotals {
   std::uint64_t kills = 0, kills_of_recoverers = 0, kills_while_recovering = 0;
   std::uint64_t stops = 0, forks = 0, started = 0, checks = 0, segments = 0;
   std::uint64_t messages = 0, redelivered = 0, clones = 0, look_ups = 0, blocks = 0, runs = 0, recovered = 0;
+  std::uint64_t worked = 0, returned = 0;              // messages of work queues
+  std::uint64_t read = 0, lost = 0, disconnected = 0;  // of broadcasts
   std::vector<std::string> failures;
 };
 

@@ -5,6 +5,8 @@
 // end changes hands, recovery stands between the two writers.
 #pragma once
 
+#include "tests/verify/soak/work_journal.hpp"
+
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -32,6 +34,14 @@ struct alignas(128) StreamJournal {
   std::atomic<std::uint64_t> redelivered{0};  // messages that came with the mark
 };
 
+struct alignas(128) BroadcastJournal {
+  std::atomic<std::uint64_t> publishing{0};  // as StreamJournal::pushing and pushed
+  std::atomic<std::uint64_t> published{0};
+  std::atomic<std::uint32_t> publisher_rested{1};
+  std::atomic<std::uint32_t> trims{0}, closes{0};
+  std::atomic<std::uint64_t> read{0}, lost{0}, disconnected{0};  // sums, of all subscribers
+};
+
 enum class Phase : std::uint32_t { starting, working, recovering, holding, idle };
 enum class Order : std::uint32_t { run, hold, leave };
 
@@ -40,8 +50,11 @@ inline constexpr std::uint32_t no_fork = ~std::uint32_t{0};
 struct alignas(128) ActorJournal {
   std::atomic<pid_t> pid{0};  // the kernel's store, at its birth
   std::atomic<Phase> phase{Phase::starting};
-  std::atomic<std::uint64_t> steps{0};  // never stands still while it runs: the watchdog's
-  std::atomic<std::uint64_t> held{0};   // references, while it holds still
+  std::atomic<std::uint64_t> steps{0};   // never stands still while it runs: the watchdog's
+  std::atomic<std::uint64_t> held{0};    // references, while it holds still
+  std::atomic<std::uint64_t> leases{0};  // likewise
+  // Counts who was in this slot; and whether SIGKILL is on its way to the last one, known before the kernel knows.
+  std::atomic<std::uint64_t> life{0};
   // The driver's.
   std::atomic<Order> order{Order::run};
   std::atomic<std::uint32_t> fork_into{
@@ -61,8 +74,21 @@ struct alignas(128) ActorJournal {
   }
 };
 
+/// The fields of ActorJournal::life.
+namespace life_word {
+using Doomed = BitField<0, 1>;
+using Life = BitField<1, 20>;
+}  // namespace life_word
+
+inline constexpr std::uint32_t broadcasts = 2;
+/// A slot that is no actor's: whoever looks at everything pushes and takes in it.
+inline constexpr std::uint32_t checker_slot = slots_max - 1;
+
 struct Witness {
   std::array<StreamJournal, streams_max> streams;
+  std::array<WorkJournal, work_queues> work;
+  std::array<WorkHands, slots_max> hands;
+  std::array<BroadcastJournal, broadcasts> broadcast;
   std::array<std::atomic<std::uint64_t>, board_places> board;  // handles of findable blocks, alive or not
   std::array<ActorJournal, slots_max> actors;
 };
@@ -74,6 +100,11 @@ void note(std::atomic<T>& word, T value) noexcept {
 }
 
 inline constexpr int exit_failed = 1;
+
+/// A new process in a slot: it alone counts as alive there.
+inline void begin_life(ActorJournal& journal) noexcept {
+  journal.life = life_word::Life::make(life_word::Life::get(journal.life) + 1);
+}
 
 inline void count_one(std::atomic<std::uint64_t>& counter) noexcept {
   counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);

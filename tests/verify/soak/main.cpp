@@ -24,6 +24,9 @@ int report(const SoakTotals& totals, bool is_short) {
       "soak: {} messages came again after a death, {} look-ups, {} blocks, {} runs, {} recoveries, {} segments\n",
       totals.redelivered, totals.look_ups, totals.blocks, totals.runs, totals.recovered, totals.segments);
   fmt::print(
+      "soak: of work queues {} messages done, {} of them came back; of broadcasts {} read, {} lost, {} disconnected\n",
+      totals.worked, totals.returned, totals.read, totals.lost, totals.disconnected);
+  fmt::print(
       "soak{}: {} kills ({} recoverers, {} while recovering), {} stops, {} forks, {} processes started, "
       "{} messages, {} clones, {} checks, {} failures\n",
       is_short ? " (short)" : "", totals.kills, totals.kills_of_recoverers, totals.kills_while_recovering,
@@ -40,7 +43,7 @@ int main_of(int argc, char** argv) {
   app.add_option("--kills", options.kills, "end after so many (20000)");
   app.add_option("--seconds", options.seconds, "end after so long, at the latest");
   app.add_option("--seed", options.seed, "of the decisions; not of the timing (1)");
-  app.add_option("--processes", options.processes, "at once, without what they fork (12)")
+  app.add_option("--processes", options.processes, "at once, without what they fork (16)")
       ->check(CLI::Range(4, 40));
   app.add_option("--path", options.directory, "directory for the segment (/dev/shm)");
   app.add_flag("--short", is_short, "at most half a minute; at least 200 kills");

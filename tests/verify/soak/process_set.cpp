@@ -17,9 +17,11 @@ ProcessSet::ProcessSet(Stage stage, std::uint32_t slots) : stage_(std::move(stag
 
 void ProcessSet::reset_journal(std::uint32_t slot) {
   auto& reset = journal(slot);
+  begin_life(reset);
   reset.pid = 0;
   reset.phase = Phase::starting;
   reset.held = 0;
+  reset.leases = 0;
   reset.order = Order::run;
   reset.fork_into = no_fork;
   reset.failure[0] = '\0';
@@ -60,6 +62,7 @@ void ProcessSet::ask_fork(std::uint32_t parent, std::uint32_t child, bool in_han
 
 void ProcessSet::kill(std::uint32_t slot) {
   slots_[slot].is_killed = true;
+  journal(slot).life |= life_word::Doomed::make(1);
   ::kill(slots_[slot].pid, SIGKILL);
 }
 
@@ -96,6 +99,12 @@ ProcessSet::Ended ProcessSet::ended(std::uint32_t slot, int status) {
                      .was_killed = each.is_killed,
                      .code = WIFEXITED(status) ? WEXITSTATUS(status) : -1,
                      .signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0};
+  // What it was in the middle of may have happened.
+  auto& hands = stage_.witness->hands[slot];
+  if (const auto queue = hands.pushing_to.exchange(0); queue != 0)
+    ++stage_.witness->work[queue - 1].deaths_in_push;
+  if (const auto queue = hands.taking_from.exchange(0); queue != 0)
+    ++stage_.witness->work[queue - 1].deaths_in_take;
   note_births();  // the last moment for a child of this one to be known by its pid
   for (auto& child : slots_)
     if (child.state == Slot::State::promised && child.promised_by == slot) child = {};
