@@ -29,7 +29,6 @@ using test::must;
 namespace {
 
 constexpr std::uint32_t cells = 64;
-constexpr std::size_t held_max = 24;
 
 }  // namespace
 
@@ -49,6 +48,7 @@ void Script::run(bool joined) {
   join(!joined);
   traps_.plant();  // before the first mark nothing of the library runs any more
   for (std::uint32_t i = 0; i < plan_.acts && !board_.failed(); ++i) act(choose());
+  end_leases();
   if (random_.one_in(4))
     leave();
   else  // a census counts what is given up, told to its owner or not, as nobody's
@@ -83,7 +83,16 @@ void Script::join(bool is_stepped) {
 void Script::leave() {
   for (const auto& held : held_) board_.remove(self_, held.reference.handle.value);
   held_.clear();
+  for (const auto& lease : leases_) {
+    ++board_.work.messages[lease.number].returns;
+    board_.work.set(board_, lease.number, Stage::returning, self_);
+  }
+  leases_.clear();
+  board_.broadcast.subscribers[self_] = {};
   stepped("leaves", {.act = Act::rejoin}, [&] {
+    publisher_ = {};
+    subscriber_.leave();
+    works_ = {};
     for (auto& producer : producers_) producer = {};
     for (auto& consumer : consumers_) consumer = {};
     second_.reset();
@@ -123,6 +132,17 @@ void Script::act(Act act) {
     case Act::second_lane: return second_lane();
     case Act::rejoin: leave(); return join(true);
     case Act::recover: return recover();
+    case Act::work_push: return work_push();
+    case Act::work_take: return work_take();
+    case Act::work_end: return work_end();
+    case Act::work_reject: return work_reject();
+    case Act::work_forward: return work_forward();
+    case Act::work_close: return work_close();
+    case Act::publish: return publish();
+    case Act::trim: return trim();
+    case Act::subscribe: return subscribe();
+    case Act::read: return read();
+    case Act::leave_broadcast: return leave_broadcast();
   }
 }
 

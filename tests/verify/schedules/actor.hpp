@@ -1,7 +1,9 @@
 // One process of a schedule: it does what its part of the seed says, and tells the board.
 #pragma once
 
+#include "ipc/broadcast.hpp"
 #include "ipc/stream.hpp"
+#include "ipc/work_queue.hpp"
 #include "runtime/session.hpp"
 #include "tests/verify/schedules/board.hpp"
 #include "tests/verify/support/stepper.hpp"
@@ -26,6 +28,8 @@ class Script {
   void run(bool joined);
 
  private:
+  static constexpr std::size_t held_max = 24;
+
   struct Held {
     Reference reference;
     Lane* lane;
@@ -53,6 +57,28 @@ class Script {
   void second_lane();
   void recover();
 
+  WorkQueue& work(std::uint32_t queue);
+  bool others_push(std::uint32_t queue) const;
+  void work_push();
+  void work_take();
+  void work_end();
+  void work_reject();
+  void work_forward();
+  void work_close();
+  void check_taken(std::uint32_t queue, const WorkLease& lease, std::uint64_t since);
+  void end_leases();
+
+  void publish();
+  void trim();
+  void subscribe();
+  void read();
+  void read_in_place();
+  void judge_read(std::uint64_t published, const Message& message, std::uint64_t expected);
+  void judge_nothing(std::uint64_t published, Status status);
+  void leave_broadcast();
+  bool claim_publisher();
+  void check_publisher();
+
   void hold(Lane& lane, Reference reference);
   Held* pick();
   void forget(const Held& held);
@@ -72,6 +98,18 @@ class Script {
   std::array<StreamProducer, streams_max> producers_;
   std::array<StreamConsumer, streams_max> consumers_;
   std::array<std::uint64_t, streams_max> shown_here_{};  // messages, since this took the role
+  struct Lease {
+    std::uint32_t queue;
+    WorkLease lease;
+    std::uint64_t number;
+  };
+  Lease* pick_lease() { return leases_.empty() ? nullptr : &leases_[random_.below(leases_.size())]; }
+
+  std::array<WorkQueue, work_queues_max> works_;
+  std::vector<Lease> leases_;
+  Publisher publisher_;
+  Subscriber subscriber_;
+  SubscriberPolicy policy_ = SubscriberPolicy::block;
   std::vector<Held> held_;
   std::uint32_t deaths_seen_ = 0;
 };

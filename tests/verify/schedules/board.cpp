@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <numeric>
 
 namespace sluice::verify {
@@ -26,7 +27,7 @@ bool has_word(std::span<const std::byte> bytes, std::size_t offset, std::uint64_
 
 std::int64_t Holding::total() const noexcept {
   return std::accumulate(by_actor.begin(), by_actor.end(), std::int64_t{0}) +
-         std::accumulate(by_stream.begin(), by_stream.end(), std::int64_t{0});
+         std::accumulate(by_stream.begin(), by_stream.end(), std::int64_t{0}) + by_work + by_broadcast;
 }
 
 Holding* Board::find(std::uint64_t handle) noexcept {
@@ -40,7 +41,8 @@ Holding& Board::change(std::uint64_t handle) {
     const auto none = [](const auto& counts) {
       return std::ranges::all_of(counts, [](int n) { return n == 0; });
     };
-    return none(holding.by_actor) && none(holding.by_stream);
+    return none(holding.by_actor) && none(holding.by_stream) && holding.by_work == 0 &&
+           holding.by_broadcast == 0;
   };
   auto at = std::ranges::find(holdings, 0U, &Holding::handle);
   if (at == holdings.end()) at = std::ranges::find_if(holdings, idle);
@@ -65,7 +67,7 @@ void Board::add(std::size_t actor, std::uint64_t handle, std::uint64_t begin, st
 void Board::remove(std::size_t actor, std::uint64_t handle) {
   auto& holding = change(handle);
   --holding.by_actor[actor];
-  if (holding.total() <= 0) ++holding.gaps;
+  settle(holding);
 }
 
 void Board::push_done(std::size_t actor, std::uint32_t stream, std::uint64_t handle) {
@@ -79,7 +81,7 @@ void Board::push_done(std::size_t actor, std::uint32_t stream, std::uint64_t han
 void Board::unqueue(std::uint32_t stream, std::uint64_t handle) {
   auto& holding = change(handle);
   --holding.by_stream[stream];
-  if (holding.total() <= 0) ++holding.gaps;
+  settle(holding);
 }
 
 void Board::pop_done(std::size_t actor, std::uint32_t stream, std::uint64_t handle) {
@@ -112,10 +114,12 @@ void Board::died(std::size_t actor, const Segment& segment) {
       if (doing.act == Act::acknowledge && !taken) ++in_stream;  // it was taken off before
     }
   }
+  work.died(*this, actor, segment);
+  broadcast.died(*this, actor, segment);
   for (auto& holding : holdings) {
     if (holding.by_actor[actor] == 0) continue;
     holding.by_actor[actor] = 0;
-    if (holding.total() <= 0) ++holding.gaps;
+    settle(holding);
   }
 }
 
@@ -148,9 +152,14 @@ bool is_marked(std::span<const std::byte> bytes, std::uint64_t handle) noexcept 
 
 void check_holdings(Board& board, const Segment& segment, test::Complaints& complaints) {
   const auto live = test::take_census(segment).live;
+  std::map<std::uint64_t, std::int64_t> droppable;  // nobody knows of them for certain but the queue itself
+  for (const auto& queue : board.work.queues)
+    if (queue.drops)
+      for (const auto& slot : slots_of(segment, queue.id))
+        if (slot.state == WorkState::full) ++droppable[slot.handle];
   for (const auto& [handle, count] : live) {
     const auto* holding = board.find(handle);
-    const auto expected = holding == nullptr ? 0 : holding->total();
+    const auto expected = (holding == nullptr ? 0 : holding->total()) + droppable[handle];
     if (static_cast<std::int64_t>(count) != expected)
       complaints.push_back(
           fmt::format("block {:#x} has {} references, the model {}", handle, count, expected));

@@ -5,6 +5,7 @@
 #include "ipc/queues.hpp"
 #include "tests/support/model.hpp"
 #include "tests/verify/schedules/plan.hpp"
+#include "tests/verify/schedules/queue_models.hpp"
 
 #include <array>
 #include <cstdint>
@@ -12,8 +13,6 @@
 #include <string_view>
 
 namespace sluice::verify {
-
-inline constexpr std::size_t actors_max = 12;  // ever, in one schedule
 
 enum class ActorState : std::uint8_t { none, running, finished, dead };
 
@@ -42,6 +41,8 @@ struct Holding {
   std::uint32_t gaps = 0;                       // how often nobody was sure to hold it
   std::array<std::int32_t, actors_max> by_actor{};
   std::array<std::int32_t, streams_max> by_stream{};
+  std::int32_t by_work = 0;  // in work queues, but for those that drop
+  std::int32_t by_broadcast = 0;
 
   std::int64_t total() const noexcept;
 };
@@ -64,6 +65,11 @@ class Board {
   void unqueue(std::uint32_t stream, std::uint64_t handle);
   void pop_done(std::size_t actor, std::uint32_t stream, std::uint64_t handle);
   Holding* find(std::uint64_t handle) noexcept;
+  /// The same, or a new one. Who takes the last reference away says so by settle().
+  Holding& change(std::uint64_t handle);
+  static void settle(Holding& holding) noexcept {
+    if (holding.total() <= 0) ++holding.gaps;
+  }
 
   /// The actor was killed where it stands: what it held is nobody's for certain, what it moved is where the truth
   /// in the segment says.
@@ -75,13 +81,12 @@ class Board {
 
   std::array<ActorRow, actors_max> actors;
   std::array<StreamModel, streams_max> streams;
+  WorkModel work;
+  BroadcastModel broadcast;
   std::array<std::uint64_t, posts_max> posted{};
   std::array<Holding, 512> holdings;
   std::uint32_t deaths = 0;
   char failure[512] = {};
-
- private:
-  Holding& change(std::uint64_t handle);
 };
 
 /// Bytes that tell the block they are in. Not all of a block: they are to cost few instructions.

@@ -22,7 +22,8 @@ using Clock = std::chrono::steady_clock;
 
 const std::map<std::string, Kind> kinds = {{"shared", Kind::shared},   {"slabs", Kind::slabs},
                                            {"runs", Kind::runs},       {"streams", Kind::streams},
-                                           {"orphans", Kind::orphans}, {"everything", Kind::everything}};
+                                           {"orphans", Kind::orphans}, {"everything", Kind::everything},
+                                           {"work", Kind::work},       {"broadcast", Kind::broadcast}};
 
 struct Options {
   std::uint64_t seed = 0, seeds = 0, first = 1, failures = 10;

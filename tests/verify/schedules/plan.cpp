@@ -56,6 +56,28 @@ void choose_acts(Plan& plan, Kind kind, Random& random) {
       plan.posts = 1;
       plan.acts *= 2;
       break;
+    case Kind::work:  // work queues
+      weigh(plan, {{Act::allocate, 3},
+                   {Act::work_push, 10},
+                   {Act::work_take, 10},
+                   {Act::work_end, 6},
+                   {Act::work_reject, 4},
+                   {Act::work_forward, 5},
+                   {Act::work_close, 1},
+                   {Act::release, 2},
+                   {Act::rejoin, 1}});
+      plan.acts *= 2;
+      break;
+    case Kind::broadcast:  // one publisher at a time, and subscribers of all policies
+      weigh(plan, {{Act::allocate, 4},
+                   {Act::publish, 14},
+                   {Act::trim, 1},
+                   {Act::subscribe, 3},
+                   {Act::read, 12},
+                   {Act::leave_broadcast, 2},
+                   {Act::release, 5}});
+      plan.acts *= 2;
+      break;
     case Kind::everything:
     case Kind::by_seed:  // everything
       for (auto& weight : plan.weights) weight = 1 + static_cast<std::uint32_t>(random.below(6));
@@ -63,7 +85,11 @@ void choose_acts(Plan& plan, Kind kind, Random& random) {
       plan.bytes[random.below(4)] = 1000;
       break;
   }
-  weigh(plan, {{Act::take_role, plan.weights[static_cast<std::size_t>(Act::push)] != 0 ? 6 : 0}});
+  const auto weight_of = [&](Act act) { return plan.weights[static_cast<std::size_t>(act)]; };
+  plan.work_queues = weight_of(Act::work_push) != 0 ? work_queues_max : 0;
+  plan.broadcasts = weight_of(Act::publish) != 0 ? 1 : 0;
+  plan.units += plan.work_queues + plan.broadcasts;
+  weigh(plan, {{Act::take_role, weight_of(Act::push) != 0 ? 6 : 0}});
 }
 
 }  // namespace
@@ -78,7 +104,7 @@ Plan plan_of(std::uint64_t seed, std::uint32_t lanes, Kind kind) noexcept {
   plan.units = plan.streams + 2 + static_cast<std::uint32_t>(random.below(4));
   plan.capacity = 1U << (1 + random.below(2));
   plan.acts = 4 + static_cast<std::uint32_t>(random.below(8));
-  const auto by_seed = static_cast<Kind>(random.below(6));
+  const auto by_seed = static_cast<Kind>(random.below(8));
   choose_acts(plan, kind == Kind::by_seed ? by_seed : kind, random);
   plan.events = plan.lanes * plan.acts * (4 + random.below(12));
   plan.after_change = 2U << random.below(4);

@@ -40,14 +40,37 @@ enum class Act : std::uint8_t {
   second_lane,  // claim one, or release it
   rejoin,       // leave, open again
   recover,
+  work_push,
+  work_take,
+  work_end,  // acknowledge, or keep
+  work_reject,
+  work_forward,
+  work_close,  // or open again
+  publish,
+  trim,
+  subscribe,
+  read,
+  leave_broadcast,  // as subscriber, or as publisher
 };
-inline constexpr std::size_t act_count = 16;
+inline constexpr std::size_t act_count = 27;
 
 inline constexpr std::uint32_t streams_max = 2;
+// Two that messages are forwarded between, the second with a limit of deliveries; its dead letters; one that drops.
+inline constexpr std::uint32_t work_queues_max = 4;
 inline constexpr std::uint32_t lanes_max = 4;
 
 /// What the scripts do most.
-enum class Kind : std::uint8_t { shared, slabs, runs, streams, orphans, everything, by_seed };
+enum class Kind : std::uint8_t {
+  shared,
+  slabs,
+  runs,
+  streams,
+  orphans,
+  everything,
+  work,
+  broadcast,
+  by_seed
+};
 
 inline constexpr std::size_t posts_max = 2;  // handles that all actors can find
 
@@ -56,8 +79,10 @@ struct Plan {
   std::uint32_t lanes = 2;  // actors at the start
   std::uint32_t units = 6;
   std::uint32_t streams = 1;
-  std::uint32_t capacity = 2;  // of a stream
-  std::uint32_t acts = 8;      // of each actor
+  std::uint32_t work_queues = 0;  // none or all
+  std::uint32_t broadcasts = 0;   // none or one
+  std::uint32_t capacity = 2;     // of a queue
+  std::uint32_t acts = 8;         // of each actor
   std::uint32_t posts = posts_max;
   std::array<std::uint32_t, act_count> weights{};
   std::array<std::uint32_t, 4> bytes{};  // that are allocated

@@ -15,7 +15,7 @@ SegmentOptions segment_options(const Plan& plan) {
   auto options = test::small_options(plan.units);
   options.lanes = 2 * lanes_max + 4;
   options.processes = actors_max + 2;
-  options.queues = streams_max;
+  options.queues = streams_max + work_queues_max + 1;
   options.cells_per_lane = 512;
   return options;
 }
@@ -39,16 +39,34 @@ void set_up(Board& board, const Plan& plan, const std::string& path) {
   const auto lane = must(session.claim_lane({.cells = 64}));
   for (std::uint32_t i = 0; i < plan.streams; ++i)
     board.streams[i].id = must(create_stream(*lane, fmt::format("stream {}", i), plan.capacity));
+  auto& work = board.work.queues;
+  if (plan.work_queues != 0) {
+    const auto create = [&](std::uint32_t queue, const WorkOptions& options) {
+      work[queue].id = must(create_work_queue(*lane, fmt::format("work {}", queue), options));
+    };
+    create(0, {.capacity = plan.capacity});
+    create(2, {.capacity = plan.capacity});
+    work[1].limit = 2;
+    work[1].dead_letter = 2;
+    create(1, {.capacity = plan.capacity, .deliveries_max = 2, .dead_letter = "work 2"});
+    work[3].drops = true;
+    create(3, {.capacity = plan.capacity, .policy = QueuePolicy::drop_oldest});
+  }
+  if (plan.broadcasts != 0)
+    board.broadcast.id =
+        must(create_broadcast(*lane, "broadcast", {.capacity = plan.capacity, .subscribers_max = 3}));
 }
 
 // Everybody stands between two operations, or is dead.
-void judge_alive(Board& board, const std::string& path) {
+void judge_alive(Board& board, const Plan& plan, const std::string& path) {
   Complaints complaints;
   auto session = must(Session::open(path, "judge"));
   test::check_nothing_left_to_recover(session, complaints);
   test::check_sound(session.segment(), complaints);
   check_holdings(board, session.segment(), complaints);
   check_owners_told(session.segment(), complaints);
+  for (std::uint32_t i = 0; i < plan.work_queues; ++i) check_work(board, i, session.segment(), complaints);
+  if (plan.broadcasts != 0) check_broadcast(board, session.segment(), complaints);
   tell(board, "all have finished", complaints);
 }
 
@@ -76,6 +94,9 @@ void judge_dead(Board& board, const Plan& plan, const std::string& path) {
   check_holdings(board, session.segment(), complaints);
   const auto lane = must(session.claim_lane({.cells = 512}));
   for (std::uint32_t i = 0; i < plan.streams; ++i) check_stream(board.streams[i], *lane, complaints);
+  for (std::uint32_t i = 0; i < plan.work_queues; ++i) check_work(board, i, session.segment(), complaints);
+  if (plan.work_queues != 0) drain_work(board, *lane, complaints);
+  if (plan.broadcasts != 0) drain_broadcast(board, *lane, complaints);
   test::check_all_bytes_usable(*lane, complaints);
   test::check_sound(session.segment(), complaints);
   tell(board, "all are dead", complaints);
@@ -114,7 +135,7 @@ void run_schedule(const Plan& plan, const Traps& traps, const ScheduleOptions& o
   const auto view = must(Segment::attach_read_only(path));
   Scheduler scheduler(*board, plan, path, view, traps, options.trace);
   scheduler.run();
-  if (!board->failed()) in_child(*board, "judge the living", [&] { judge_alive(*board, path); });
+  if (!board->failed()) in_child(*board, "judge the living", [&] { judge_alive(*board, plan, path); });
   scheduler.kill_all();
   if (!board->failed()) in_child(*board, "judge the dead", [&] { judge_dead(*board, plan, path); });
   outcome.counts = scheduler.counts;
