@@ -41,6 +41,7 @@ void Script::work_push() {
   if (number == model.messages.size()) throw std::runtime_error("the model of work is full");
   model.messages[number].handle = handle;
   model.messages[number].queue = index;
+  model.messages[number].producer = self_;
   model.set(board_, number, Stage::pushing, self_);
   const bool drops = model.queues[index].drops;
   if (drops && handle != 0) board_.remove(self_, handle);  // others may drop it before this returns
@@ -121,6 +122,8 @@ void Script::check_taken(std::uint32_t queue, const WorkLease& lease, std::uint6
   const auto passed = model.passed_over(session_->segment(), queue, since, lease.position);
   expect(passed == 0, fmt::format("take: message {} was taken before {}", number, passed));
   model.move(board_, number, queue, lease.deliveries, Stage::leased, self_);
+  const auto overtaken = lease.deliveries == 0 ? model.overtaken(session_->segment(), queue, number) : 0;
+  expect(overtaken == 0, fmt::format("take: message {} was taken before {}", number, overtaken));
   leases_.push_back({queue, lease, number});
 }
 

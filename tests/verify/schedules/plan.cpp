@@ -62,7 +62,7 @@ void choose_acts(Plan& plan, Kind kind, Random& random) {
                    {Act::work_take, 10},
                    {Act::work_end, 6},
                    {Act::work_reject, 4},
-                   {Act::work_forward, 5},
+                   {Act::work_forward, 8},
                    {Act::work_close, 1},
                    {Act::release, 2},
                    {Act::rejoin, 1}});

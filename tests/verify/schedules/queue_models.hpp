@@ -41,6 +41,8 @@ struct WorkMessage {
   std::uint32_t returns = 0;  // times that it came back
   Stage stage = Stage::none;
   std::size_t actor = 0;
+  std::size_t producer =
+      0;  // who pushed it into this queue, in the order of numbers; actors_max: it came otherwise
 };
 
 struct WorkQueueModel {
@@ -79,6 +81,8 @@ struct WorkModel {
   /// A message that waits since before `since`, in front of `position`: it should have been taken. 0: none.
   std::uint64_t passed_over(const Segment& segment, std::uint32_t queue, std::uint64_t since,
                             std::uint64_t position) const;
+  /// A message that its producer had pushed before that one, and that waits: nobody had either before. 0: none.
+  std::uint64_t overtaken(const Segment& segment, std::uint32_t queue, std::uint64_t number) const;
   /// A message that has kept the queue from having ended since before `since`. 0: none.
   std::uint64_t unfinished(std::uint32_t queue, std::uint64_t since) const;
   bool is_over_limit(const WorkMessage& message) const {

@@ -115,12 +115,16 @@ void Scheduler::change_if_due() {
   }
 }
 
-// Its log is open, a reference moves, or a block that it gave up is still in its cell: who recovers it must decide.
+// Its log is open, a reference moves, or a block that it gave up is still in its cell: who recovers it must decide. Who
+// only has a lease is in the middle of nothing, but while it takes it.
 bool Scheduler::is_in_the_middle(std::size_t index) const {
+  const bool takes = board_.actors[index].doing.act == Act::work_take;
   const auto is_open = [&](const LaneView& lane) {
     return open_sequence(*lane.row) != 0 ||
            std::any_of(lane.cells, lane.cells + lane.cell_count, [&](const Cell& cell) {
-             if (load(cell.aux, acquire) != cell_aux::at_rest) return true;
+             const auto kind = cell_aux::Kind::get(load(cell.aux, acquire));
+             if (kind == cell_aux::lease) return takes;
+             if (kind != cell_aux::at_rest) return true;
              const Handle handle{load(cell.handle, acquire)};
              const auto& split = view_.split();
              return handle && split.unit(handle) < view_.units_committed() &&

@@ -63,6 +63,7 @@ void WorkModel::move(Board& board, std::uint64_t number, std::uint32_t queue, st
     holding.by_work += counts(stage, queue) - counts(message.stage, message.queue);
     Board::settle(holding);
   }
+  if (message.queue != queue) message.producer = actors_max;
   message.queue = queue;
   message.returns = returns;
   message.stage = stage;
@@ -176,6 +177,17 @@ std::uint64_t WorkModel::passed_over(const Segment& segment, std::uint32_t queue
     // Given back meanwhile it would have been delivered more often.
     if (message.queue == queue && message.stage == Stage::waiting && message.since <= since &&
         slot.deliveries == message.returns && !is_over_limit(message))
+      return slot.number;
+  }
+  return 0;
+}
+
+std::uint64_t WorkModel::overtaken(const Segment& segment, std::uint32_t queue, std::uint64_t number) const {
+  for (const auto& slot : slots_of(segment, queues[queue].id)) {
+    if (slot.state != WorkState::full || slot.deliveries != 0 || slot.number >= number) continue;
+    const auto& message = messages[slot.number];
+    if (message.queue == queue && message.producer != actors_max &&
+        message.producer == messages[number].producer)
       return slot.number;
   }
   return 0;
