@@ -63,6 +63,8 @@ void Script::work_push() {
   const bool is_undecided = model.messages[number].stage == Stage::pushing;
   if (status == Status::ok) {
     if (carries) forget(*picked);
+    expect(!is_undecided || !model.is_late(number),
+           fmt::format("push: message {} came when work {} had ended", number, index));
     if (is_undecided) model.set(board_, number, Stage::waiting, self_);
     return expect(!closed_all_the_time, fmt::format("push: work {} is closed", index));
   }
@@ -92,6 +94,7 @@ void Script::work_take() {
   const auto before = board_.work.clock;
   const bool ended = stepped(fmt::format("asks whether work {} has ended", index), {.act = Act::flush},
                              [&] { return queue.ended(); });
+  if (ended && !board_.work.queues[index].drops) board_.work.has_ended(index);
   const auto left = ended ? board_.work.unfinished(index, before) : 0;
   expect(left == 0, fmt::format("work {} has ended, but message {} is not done", index, left));
 }

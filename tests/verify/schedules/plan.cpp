@@ -63,7 +63,7 @@ void choose_acts(Plan& plan, Kind kind, Random& random) {
                    {Act::work_end, 6},
                    {Act::work_reject, 4},
                    {Act::work_forward, 8},
-                   {Act::work_close, 1},
+                   {Act::work_close, 2},
                    {Act::release, 2},
                    {Act::rejoin, 1}});
       plan.acts *= 2;

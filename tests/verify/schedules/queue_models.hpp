@@ -41,8 +41,8 @@ struct WorkMessage {
   std::uint32_t returns = 0;  // times that it came back
   Stage stage = Stage::none;
   std::size_t actor = 0;
-  std::size_t producer =
-      0;  // who pushed it into this queue, in the order of numbers; actors_max: it came otherwise
+  std::uint64_t ended = 0;   // not 0: its queue had ended while it was pushed, at those closings
+  std::size_t producer = 0;  // who pushed it into this queue, by numbers; actors_max: it came otherwise
 };
 
 struct WorkQueueModel {
@@ -83,6 +83,11 @@ struct WorkModel {
                             std::uint64_t position) const;
   /// A message that its producer had pushed before that one, and that waits: nobody had either before. 0: none.
   std::uint64_t overtaken(const Segment& segment, std::uint32_t queue, std::uint64_t number) const;
+  /// The queue has ended, as somebody sees: what is being pushed comes too late, unless it is opened again.
+  void has_ended(std::uint32_t queue);
+  bool is_late(std::uint64_t number) const {
+    return messages[number].ended != 0 && messages[number].ended == queues[messages[number].queue].closings;
+  }
   /// A message that has kept the queue from having ended since before `since`. 0: none.
   std::uint64_t unfinished(std::uint32_t queue, std::uint64_t since) const;
   bool is_over_limit(const WorkMessage& message) const {

@@ -193,6 +193,12 @@ std::uint64_t WorkModel::overtaken(const Segment& segment, std::uint32_t queue, 
   return 0;
 }
 
+void WorkModel::has_ended(std::uint32_t queue) {
+  for (std::uint64_t number = 1; number <= count; ++number)
+    if (auto& message = messages[number]; message.queue == queue && message.stage == Stage::pushing)
+      message.ended = queues[queue].closings;
+}
+
 std::uint64_t WorkModel::unfinished(std::uint32_t queue, std::uint64_t since) const {
   for (std::uint64_t number = 1; number <= count; ++number) {
     const auto& message = messages[number];
