@@ -119,7 +119,7 @@ void check_work(Lane& lane, Witness& witness, bool is_thorough, Complaints& comp
   if (there != work_queues) return;  // nobody has pushed
   begin_life(witness.actors[checker_slot]);
   WitnessedWork work(lane, witness, checker_slot);
-  if (!work.open()) return complaints.push_back("a work queue cannot be opened");
+  if (!work.open()) return (void)complaints.emplace_back("a work queue cannot be opened");
   for (std::uint32_t i = 0; i < work_queues; ++i) work.queue(i).reopen();
   // The dead letters first: there has to be room for those that come.
   take_all(work, work_dead_letters);
@@ -158,7 +158,7 @@ std::uint64_t count_leases_in(const Segment& segment, test::Census& census) {
   // Two that it finds of each: a cell that says so, and a slot.
   std::uint64_t told = 0;
   std::erase_if(census.faults, [&](std::string_view fault) {
-    const bool is_lease = fault.ends_with("is claimed") || fault.find(" moves: ") != fault.npos;
+    const bool is_lease = fault.ends_with("is claimed") || fault.find(" moves: ") != std::string_view::npos;
     told += is_lease ? 1U : 0U;
     return is_lease;
   });

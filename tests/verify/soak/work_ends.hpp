@@ -26,11 +26,11 @@ class WitnessedWork {
   bool take(std::uint32_t queue);
 
   std::size_t leases() const noexcept { return leases_.size(); }
-  void acknowledge(std::size_t lease);
-  Reference keep(std::size_t lease);  // null: it had no block
-  void reject(std::size_t lease);
+  void acknowledge(std::size_t index);
+  Reference keep(std::size_t index);  // null: it had no block
+  void reject(std::size_t index);
   /// false: it stays where it is, or there is no room, or it is closed; the lease goes on.
-  bool forward(std::size_t lease, std::uint32_t to);
+  bool forward(std::size_t index, std::uint32_t to);
   /// Say that all leases come back: the lane ends.
   void forget_leases();
   /// Close it, or open it again.
