@@ -128,6 +128,12 @@ void WorkModel::died(Board& board, std::size_t actor, const Segment& segment) {
       if (slot.state != WorkState::leased || slot.lane != lane || lane == 0) continue;
       auto& message = messages[slot.number];
       if (known.contains(slot.number)) continue;
+      // Forwarded or buried by this one, gone on from there, and on its way back: this is where it was before.
+      const auto& last = board.actors[actor].doing;
+      const bool was_moved_on =
+          last.act == Act::work_forward && last.stream == i && last.position == slot.number;
+      const bool is_too_old = queues[i].limit != 0 && slot.deliveries >= queues[i].limit;
+      if (was_moved_on || (is_too_old && messages[slot.number].queue != i)) continue;
       const bool was_forwarded = message.stage == Stage::forwarding && message.target == i;
       const bool was_buried =
           message.queue != i && queues[message.queue].limit != 0 && queues[message.queue].dead_letter == i;
