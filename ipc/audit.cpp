@@ -3,6 +3,7 @@
 #include "ipc/extents.hpp"
 #include "ipc/processes.hpp"
 #include "ipc/queues.hpp"
+#include "ipc/subscription_audit.hpp"
 #include "ipc/work_audit.hpp"
 #include "ipc/work_queue.hpp"
 #include "shm/block.hpp"
@@ -149,7 +150,6 @@ class Structures final : public ReferenceSource {
       violation(report, key, "{} in an incarnation that is over", fmt::format(who, index, lane));
   }
 
-  // Floor before cursors, cursors before tail: on a live ring each only grows.
   static void subscribers(const Segment& segment, std::uint32_t index, const StreamRing& ring,
                           AuditReport& report) {
     const auto& row = queue_row(segment, index);
@@ -159,22 +159,8 @@ class Structures final : public ReferenceSource {
     if (const auto tail = pushed_messages(ring, row); announced < floor || announced > tail)
       violation(report, key, "broadcast {}: floor {}, to be raised to {}, tail {}", index, floor, announced,
                 tail);
-    for (std::size_t i = 0; i < ring.subscribers.size(); ++i) {
-      const auto& subscriber = ring.subscribers[i];
-      check_claim(segment, subscriber.claim, report, key, "broadcast {}: a subscriber is lane {}", index);
-      if (load(subscriber.claim, acquire) == 0) continue;
-      const auto cursor = load(subscriber.cursor, acquire);
-      const auto policy = load(subscriber.policy, relaxed);
-      if (cursor == 0) continue;  // joining or leaving
-      if (policy > static_cast<std::uint32_t>(SubscriberPolicy::disconnect))
-        violation(report, key, "broadcast {}: policy {} of subscriber {}, expected at most 2", index, policy,
-                  i);
-      if (policy == static_cast<std::uint32_t>(SubscriberPolicy::block) && cursor - 1 < floor)
-        violation(report, key, "broadcast {}: floor {} has passed subscriber {} at {}", index, floor, i,
-                  cursor - 1);
-      if (const auto tail = pushed_messages(ring, row); cursor - 1 > tail)
-        violation(report, key, "broadcast {}: subscriber {} at {}, tail {}", index, i, cursor - 1, tail);
-    }
+    audit_subscribers(segment, index, ring,
+                      [&](std::string what) { report.violations.push_back({std::move(what), key}); });
   }
 
   static void messages(const Segment& segment, std::uint32_t index, const StreamRing& ring,

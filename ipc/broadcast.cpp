@@ -15,7 +15,11 @@ namespace {
 constexpr std::uint64_t cleared_share = 4;
 
 bool has_policy(const SubscriberRow& subscriber, SubscriberPolicy policy) noexcept {
-  return load(subscriber.policy, relaxed) == static_cast<std::uint32_t>(policy);
+  return load(subscriber.policy, acquire) == static_cast<std::uint32_t>(policy);  // B18 <- B17 (renew)
+}
+
+bool holds_everything(const SubscriberRow& subscriber, std::uint64_t cursor) noexcept {
+  return cursor == 0 || has_policy(subscriber, SubscriberPolicy::settling);
 }
 
 // Of the subscriber that is furthest behind. One that is joining has not begun, one that was disconnected is over: they
@@ -128,7 +132,7 @@ Publisher::Survey Publisher::survey(std::uint64_t target) const noexcept {
     if (load(subscriber.claim, acquire) == 0) continue;    // B4 <- B3 (leave): its cursor began at 0
     const auto cursor = load(subscriber.cursor, acquire);  // B8 <- B7 (step), B6 <- B5 (join)
     if (cursor > target) continue;
-    const bool is_joining = cursor == 0;
+    const bool is_joining = holds_everything(subscriber, cursor);
     if (!is_joining && !has_policy(subscriber, SubscriberPolicy::block)) {
       survey.has_lagging |= has_policy(subscriber, SubscriberPolicy::disconnect) &&
                             load(subscriber.disconnected, relaxed) != load(subscriber.joins, relaxed);
@@ -148,7 +152,7 @@ std::uint64_t Publisher::disconnect_below(std::uint64_t least, std::uint64_t lim
     auto& subscriber = subscribers_[i];
     if (load(subscriber.claim, acquire) == 0) continue;
     // `joins` on both sides: cursor and policy are of one subscription. A newer one begins above the limit.
-    const auto join = load(subscriber.joins, acquire);
+    const auto join = load(subscriber.joins, acquire);     // B6 <- B5 (begin), B16 (renew)
     const auto cursor = load(subscriber.cursor, acquire);  // B8 <- B7, B6 <- B5
     if (cursor == 0 || cursor > limit || !has_policy(subscriber, SubscriberPolicy::disconnect)) continue;
     if (load(subscriber.disconnected, relaxed) == join || load(subscriber.joins, acquire) != join) continue;
@@ -185,7 +189,8 @@ bool Publisher::is_held_up() const noexcept {
   const auto& subscriber = subscribers_[held_by_];
   if (load(subscriber.claim, acquire) == 0) return false;
   const auto cursor = load(subscriber.cursor, acquire);
-  return cursor == 0 || (cursor <= cleared_ + 1 && has_policy(subscriber, SubscriberPolicy::block));
+  return holds_everything(subscriber, cursor) ||
+         (cursor <= cleared_ + 1 && has_policy(subscriber, SubscriberPolicy::block));
 }
 
 std::uint64_t Publisher::room(std::uint64_t wanted) noexcept {

@@ -5,6 +5,7 @@
 //   clear      floor_next = target ; fence ; read all cursors ; what nobody holds may be dropped, one at each push
 //   subscribe  claim (its cursor is 0: holds everything) ; fence ; read floor_next ; cursor = start
 //   read       stamp ; copy ; fence ; floor <= position, else lost ; clone ; cursor = position + 1
+//   resume     a durable subscription that is parked (subscription.hpp): claim ; go on at its cursor
 //
 // Invariants (docs/recovery.md#broadcast, docs/decisions/0012-broadcast-ring.md)
 //   1. floor <= floor_next <= tail. The floor is QueueRow::head.
@@ -119,12 +120,15 @@ struct Start {
 struct SubscriberOptions {
   SubscriberPolicy policy = SubscriberPolicy::block;
   Start start = {};  // NOLINT(readability-redundant-member-init): gcc asks for it
+  // Not empty: a durable subscription, which outlives its subscriber. At most subscription_name_max bytes
+  std::string_view name = {};  // NOLINT(readability-redundant-member-init)
 };
 
 /// A message and a reference to its block that is the subscriber's own; null if it has no block.
 struct TakenMessage {
   Message message;
   Reference reference;
+  bool redelivered = false;  // as Subscriber::redelivered()
 };
 
 class Subscriber {
@@ -132,18 +136,30 @@ class Subscriber {
   Subscriber() = default;
   /// Subscribe. Everything that is published from now on is read, unless the policy says otherwise.
   ///
+  /// Under a name that the ring knows it goes on where the last subscriber of that name stopped, and `start` means
+  /// nothing; but a subscription that was disconnected begins anew, at `start` or where it stopped, whichever is
+  /// later. The policy is the new subscriber's. Messages that are skipped when another policy than block becomes
+  /// another one are counted as lost().
+  ///
   /// start    a position after the last message is the next one's
   /// errors   exhausted  as many subscribers as there may be
-  ///          stale  the queue is gone; bad_argument  it is no broadcast, or there is no such policy; corrupt
+  ///          busy  a lane has the subscription of that name, or makes it at this moment
+  ///          stale  the queue is gone; bad_argument  it is no broadcast, or there is no such policy or name; corrupt
+  ///          incompatible  a name, and a segment of layout 1.0, which others may have that do not know of names
   /// threads  O(subscribers_max); waits for nobody
+  /// source   docs/recovery.md#durable-subscriptions
   static std::expected<Subscriber, Status> join(Lane& lane, QueueId queue,
                                                 const SubscriberOptions& options = {}) noexcept;
   Subscriber(Subscriber&& other) noexcept { *this = std::move(other); }
   Subscriber& operator=(Subscriber&& other) noexcept;
   ~Subscriber() { leave(); }
+  /// The row is free again; a durable subscription stays, for the next one of its name.
   void leave() noexcept;
+  /// leave(), and a durable subscription has ended.
+  void unsubscribe() noexcept;
 
-  /// The next message, with a reference of this lane's own to its block; goes on to the one after it.
+  /// The next message, with a reference of this lane's own to its block; goes on to the one after it. Who is killed
+  /// with it in hand has had it: a durable subscriber that wants it shown again reads in place.
   ///
   /// errors  empty; closed  and never more will come; disconnected  it lagged, and must join again
   ///         no_cell, overflow  the message stays the next
@@ -156,6 +172,8 @@ class Subscriber {
   std::span<const std::byte> bytes(const Message& message) const noexcept;
   /// Go past the next message.  errors  as take(), but those of a reference
   Status advance() noexcept;
+  /// An earlier subscriber of the name was shown the next message in place, and did not go past it.
+  bool redelivered() const noexcept { return position_ < redeliver_below_; }
 
   // Any thread may ask these four.
   bool has_message() const noexcept;  // or has lost some
@@ -165,9 +183,10 @@ class Subscriber {
   std::uint64_t position() const noexcept { return position_; }  // of the next message
   std::uint64_t missed() const noexcept {
     return missed_;
-  }  // what `start` asked for and was gone when it joined
-  std::uint64_t lost() const noexcept { return lost_; }  // messages dropped since, before they were read
-  std::uint64_t lag() const noexcept;                    // messages published and not read
+  }  // what `start` asked for and was gone when it joined; of a subscription that begins anew what it has not read
+  // Messages that were dropped since, or since the last subscriber of the name, before they were read.
+  std::uint64_t lost() const noexcept { return lost_; }
+  std::uint64_t lag() const noexcept;  // messages published and not read
   QueueId id() const noexcept { return end_.id; }
   explicit operator bool() const noexcept { return end_.row != nullptr; }
   /// Ready as ready(), for wait_any(), as long as this object stays where it is. Any thread may look.
@@ -175,6 +194,18 @@ class Subscriber {
 
  private:
   bool is_there(std::uint64_t position) const noexcept;
+  friend std::expected<bool, Status> ensure_subscription(Lane& lane, QueueId queue,
+                                                         const SubscriberOptions& options) noexcept;
+  struct Opened;
+  static std::expected<Opened, Status> open(Lane& lane, QueueId queue,
+                                            const SubscriberOptions& options) noexcept;
+  static std::expected<Subscriber, Status> make(const Opened& opened,
+                                                const SubscriberOptions& options) noexcept;
+  static std::expected<Subscriber, Status> join_named(const Opened& opened,
+                                                      const SubscriberOptions& options) noexcept;
+  Subscriber(const Opened& opened, SubscriberRow& row, SubscriberPolicy policy) noexcept;
+  void resume(const StreamRing& ring, const Start& start) noexcept;
+  void renew(const StreamRing& ring, const Start& start) noexcept;
   std::expected<Message, Status> next() noexcept;
   Status pass() noexcept;
   void step(std::uint32_t length) noexcept;
@@ -183,10 +214,22 @@ class Subscriber {
   RingEnd end_;
   SubscriberRow* row_ = nullptr;
   SubscriberPolicy policy_ = SubscriberPolicy::block;
+  bool is_durable_ = false;
   std::uint64_t join_ = 0;  // SubscriberRow::joins of this subscription
   std::uint64_t position_ = 0;
+  std::uint64_t shown_ = 0;            // SubscriberRow::shown
+  std::uint64_t redeliver_below_ = 0;  // the position behind what earlier subscribers of the name were shown
   std::uint64_t missed_ = 0;
   std::uint64_t lost_ = 0;
 };
+
+/// Make a durable subscription that nobody has yet, where options.start says; leave one of that name as it is,
+/// whoever has it. So that nothing is missed between the publisher's first message and the subscriber's coming.
+///
+/// returns  whether it was made
+/// errors   as Subscriber::join(), bad_argument also without a name; busy  another lane makes it at this moment
+/// threads  the lane's; O(subscribers_max)
+std::expected<bool, Status> ensure_subscription(Lane& lane, QueueId queue,
+                                                const SubscriberOptions& options) noexcept;
 
 }  // namespace sluice

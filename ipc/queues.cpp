@@ -2,6 +2,7 @@
 
 #include "ipc/doorbell.hpp"
 #include "ipc/extents.hpp"
+#include "ipc/subscription.hpp"
 #include "ipc/work_queue.hpp"
 #include "shm/crash_point.hpp"
 
@@ -230,15 +231,6 @@ std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexce
     }
   }
   return released;
-}
-
-bool give_subscription(SubscriberRow& subscriber, std::uint64_t claim) noexcept {
-  if (load(subscriber.claim, acquire) != claim) return false;
-  store(subscriber.cursor, 0, release);  // who claims the row holds everything from the first
-  crash_point("broadcast.leave.holding");
-  store(subscriber.claim, 0, release);  // B3 -> B4 (join): with the cursor at 0
-  crash_point("broadcast.leave.left");
-  return true;
 }
 
 bool storage_published(const Segment& segment, std::uint64_t queue, std::uint32_t first) noexcept {

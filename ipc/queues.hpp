@@ -113,9 +113,6 @@ std::uint64_t pushed_messages(const StreamRing& ring, const QueueRow& row) noexc
 /// Give up every role and claim that a lane has in the directory: recovery step 4. Returns how many.
 std::uint32_t release_roles(const Segment& segment, const LaneView& lane) noexcept;
 
-/// Free a subscriber's row, if it is the claimant's: by itself, or by who recovers it.
-bool give_subscription(SubscriberRow& subscriber, std::uint64_t claim) noexcept;
-
 /// For finish_operation(): whether row `queue` names storage that begins at `first`.
 bool storage_published(const Segment& segment, std::uint64_t queue, std::uint32_t first) noexcept;
 

@@ -1,45 +1,50 @@
 // The subscriber's side of a broadcast.
-#include "ipc/broadcast.hpp"
+#include "ipc/subscriber_opening.hpp"
 
 #include <algorithm>
 #include <utility>
 
 namespace sluice {
 
-namespace {
+Subscriber::Subscriber(const Opened& opened, SubscriberRow& row, SubscriberPolicy policy) noexcept
+    : end_(opened.end), row_(&row), policy_(policy), is_durable_(is_durable(row)) {}
 
-std::uint64_t wanted_position(const Start& start, std::uint64_t tail) noexcept {
-  switch (start.from) {
-    case Start::From::last: return tail - std::min(start.value, tail);
-    case Start::From::position: return std::min(start.value, tail);
-    case Start::From::now: break;
-  }
-  return tail;
-}
-
-}  // namespace
-
-std::expected<Subscriber, Status> Subscriber::join(Lane& lane, QueueId queue,
-                                                   const SubscriberOptions& options) noexcept {
+std::expected<Subscriber::Opened, Status> Subscriber::open(Lane& lane, QueueId queue,
+                                                           const SubscriberOptions& options) noexcept {
   if (options.policy > SubscriberPolicy::disconnect) return std::unexpected(Status::bad_argument);
+  if (!options.name.empty() && !is_subscription_name(options.name))
+    return std::unexpected(Status::bad_argument);
+  if (!options.name.empty() && lane.segment().header().minor < layout_minor_of_names)
+    return std::unexpected(Status::incompatible);
   const auto end = RingEnd::open(lane, queue, QueueKind::broadcast);
   if (!end) return std::unexpected(end.error());
   const auto ring = sound_ring(lane.segment(), *end->row);
   if (!ring) return std::unexpected(Status::corrupt);
-  for (auto& row : ring->subscribers) {
-    std::uint64_t nobody = 0;
-    if (load(row.claim, relaxed) != 0) continue;
-    if (!cas(row.claim, nobody, lane_claim::make(lane.id(), lane.incarnation()), acq_rel))
-      continue;                             // B4 <- B3 (leave): its cursor is 0
-    crash_point("broadcast.join.claimed");  // recovery: it holds everything until the row is freed
-    Subscriber subscriber;
-    subscriber.end_ = *end;
-    subscriber.row_ = &row;
-    subscriber.policy_ = options.policy;
-    subscriber.begin(*ring, options.start);
-    return subscriber;
+  return Opened{*end, *ring};
+}
+
+std::expected<Subscriber, Status> Subscriber::join(Lane& lane, QueueId queue,
+                                                   const SubscriberOptions& options) noexcept {
+  const auto opened = open(lane, queue, options);
+  if (!opened) return std::unexpected(opened.error());
+  return options.name.empty() ? make(*opened, options) : join_named(*opened, options);
+}
+
+// A subscription that there was not.
+std::expected<Subscriber, Status> Subscriber::make(const Opened& opened,
+                                                   const SubscriberOptions& options) noexcept {
+  std::expected<SubscriberRow*, Status> row;
+  if (options.name.empty())
+    row = claim_free_row(opened.ring.subscribers, opened.self());
+  else
+    row = claim_new_name(opened.ring.subscribers, opened.self(), options.name);
+  if (!row || *row == nullptr) {
+    ring_role(opened.end.segment(), opened.end.row->producer);  // it may have been held up for a moment
+    return std::unexpected(row ? Status::exhausted : row.error());
   }
-  return std::unexpected(Status::exhausted);
+  Subscriber subscriber(opened, **row, options.policy);
+  subscriber.begin(opened.ring, options.start);
+  return subscriber;
 }
 
 void Subscriber::begin(const StreamRing& ring, const Start& start) noexcept {
@@ -49,6 +54,8 @@ void Subscriber::begin(const StreamRing& ring, const Start& start) noexcept {
   store(row_->lost, 0, relaxed);
   store(row_->received, 0, relaxed);
   store(row_->bytes, 0, relaxed);
+  store(row_->shown, 0, relaxed);
+  store(row_->redelivered, 0, relaxed);
   // B2 <- B1 (clear): a publisher that has not seen the claim, and so may drop what is below its target, has announced
   // the target before; it is read here. One that has seen it drops nothing more before the cursor is stored.
   std::atomic_thread_fence(seq_cst);
@@ -69,8 +76,11 @@ Subscriber& Subscriber::operator=(Subscriber&& other) noexcept {
   end_ = std::exchange(other.end_, {});
   row_ = std::exchange(other.row_, nullptr);
   policy_ = other.policy_;
+  is_durable_ = other.is_durable_;
   join_ = other.join_;
   position_ = other.position_;
+  shown_ = other.shown_;
+  redeliver_below_ = other.redeliver_below_;
   missed_ = other.missed_;
   lost_ = other.lost_;
   return *this;
@@ -126,8 +136,8 @@ Status Subscriber::pass() noexcept {
   if (disconnected()) return Status::disconnected;
   if (floor <= position_ || policy_ != SubscriberPolicy::lose_oldest) return Status::corrupt;
   lost_ += floor - position_;
+  count_up(row_->lost, floor - position_);
   position_ = floor;
-  store(row_->lost, lost_, relaxed);
   store(row_->cursor, position_ + 1, release);
   return Status::ok;
 }
@@ -139,6 +149,11 @@ void Subscriber::step(std::uint32_t length) noexcept {
   count_up(row_->bytes, length);
   count_up(counters.messages_in);
   count_up(counters.bytes_in, length);
+  if (position < redeliver_below_) {
+    count_up(counters.redelivered);
+    count_up(row_->redelivered);
+    fetch_add(end_.row->redelivered, 1, relaxed);  // other subscribers count there too
+  }
   store(row_->cursor, position_ + 1, release);  // B7 -> B8 (survey): the message was read
   crash_point("broadcast.read.advanced");
   if (policy_ != SubscriberPolicy::block) return;
@@ -151,7 +166,7 @@ std::expected<TakenMessage, Status> Subscriber::take() noexcept {
   for (;;) {
     const auto message = next();
     if (!message) return std::unexpected(message.error());
-    TakenMessage delivery{*message, {}};
+    TakenMessage delivery{*message, {}, redelivered()};
     if (message->handle != 0) {
       const auto reference = end_.lane->heap().look_up(Handle{message->handle});
       if (!reference) {
@@ -169,7 +184,13 @@ std::expected<TakenMessage, Status> Subscriber::take() noexcept {
 }
 
 const Message* Subscriber::peek() noexcept {
-  return policy_ == SubscriberPolicy::block && is_there(position_) ? &end_.at(position_) : nullptr;
+  if (policy_ != SubscriberPolicy::block || !is_there(position_)) return nullptr;
+  if (is_durable_ && shown_ <= position_) {
+    shown_ = position_ + 1;
+    store(row_->shown, shown_, release);  // before it is seen: who comes next is told
+    crash_point("broadcast.read.shown");  // recovery: the cursor stays, so it is shown again
+  }
+  return &end_.at(position_);
 }
 
 std::span<const std::byte> Subscriber::bytes(const Message& message) const noexcept {

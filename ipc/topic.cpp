@@ -1,5 +1,7 @@
 #include "ipc/topic.hpp"
 
+#include "ipc/subscription.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -46,6 +48,7 @@ Expected<TopicSubscriber> TopicSubscriber::open(Lane& lane, std::string_view top
   subscriber.lane_ = &lane;
   subscriber.topic_ = topic;
   subscriber.options_ = options;
+  subscriber.name_ = options.name;
   if (const auto found = subscriber.subscribe(options.start); !found) return std::unexpected(found.error());
   return subscriber;
 }
@@ -53,21 +56,35 @@ Expected<TopicSubscriber> TopicSubscriber::open(Lane& lane, std::string_view top
 // What appears after open() has nothing that is older than the subscription.
 Expected<std::size_t> TopicSubscriber::refresh() { return subscribe(Start::at(0)); }
 
-Expected<std::size_t> TopicSubscriber::subscribe(const Start& start) {
+std::vector<QueueId> TopicSubscriber::rings_of_topic() const {
   const auto& segment = lane_->segment();
-  std::size_t found = 0;
+  std::vector<QueueId> found;
   for (std::uint32_t index = 0; index < segment.header().queue_count; ++index) {
     const auto& row = queue_row(segment, index);
     const auto word = load(row.word, acquire);  // Q2 <- Q1 (create)
-    if (queue_word::state(word) != QueueState::ready ||
-        load(row.kind, relaxed) != static_cast<std::uint32_t>(QueueKind::broadcast) ||
-        !is_ring_of(queue_name(row), topic_))
-      continue;
-    const QueueId id{index, static_cast<std::uint32_t>(queue_word::Era::get(word))};
+    if (queue_word::state(word) == QueueState::ready &&
+        load(row.kind, relaxed) == static_cast<std::uint32_t>(QueueKind::broadcast) &&
+        is_ring_of(queue_name(row), topic_))
+      found.push_back({index, static_cast<std::uint32_t>(queue_word::Era::get(word))});
+  }
+  return found;
+}
+
+Expected<std::size_t> TopicSubscriber::subscribe(const Start& start) {
+  const auto& segment = lane_->segment();
+  const auto rings = rings_of_topic();
+  const bool is_known = !name_.empty() && std::ranges::any_of(rings, [&](const QueueId& id) {
+    const auto ring = sound_ring(segment, queue_row(segment, id.index));
+    return ring && find_subscription(ring->subscribers, name_);
+  });
+  std::size_t found = 0;
+  for (const auto& id : rings) {
     if (std::ranges::any_of(rings_, [&](const Subscriber& ring) { return ring.id() == id; })) continue;
-    auto joined = Subscriber::join(*lane_, id, {options_.policy, start});
+    auto joined = Subscriber::join(*lane_, id, {options_.policy, is_known ? Start::at(0) : start, name_});
     if (!joined)
-      return fail(joined.error(), fmt::format("topic {}: no subscription to {}", topic_, queue_name(row)));
+      return fail(joined.error(), fmt::format("topic {}: no subscription to {}: {}", topic_,
+                                              queue_name(queue_row(segment, id.index)),
+                                              why_not_joined(joined.error(), name_)));
     rings_.push_back(std::move(*joined));
     ++found;
   }

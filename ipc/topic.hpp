@@ -26,7 +26,8 @@ class TopicPublisher {
 
 class TopicSubscriber {
  public:
-  /// Subscribe to every ring of the topic that there is; none is fine.
+  /// Subscribe to every ring of the topic that there is; none is fine. With a name in the options the subscription is
+  /// durable: a ring that does not know it, while another does, was created since, and is read from its beginning.
   /// errors  as join(): of all rings or of none
   static Expected<TopicSubscriber> open(Lane& lane, std::string_view topic,
                                         const SubscriberOptions& options = {});
@@ -55,10 +56,12 @@ class TopicSubscriber {
 
  private:
   Expected<std::size_t> subscribe(const Start& start);
+  std::vector<QueueId> rings_of_topic() const;
 
   Lane* lane_ = nullptr;
   std::string topic_;
   SubscriberOptions options_;
+  std::string name_;  // what options_.name was
   std::vector<Subscriber> rings_;
   std::size_t last_ = 0;
 };

@@ -1,5 +1,6 @@
 #include "runtime/consumer.hpp"
 
+#include "ipc/subscription.hpp"
 #include "shm/block.hpp"
 
 #include <fmt/format.h>
@@ -141,9 +142,12 @@ Expected<Consumer> Consumer::open(Lane& lane, std::string_view name, const Subsc
   const auto& row = queue_row(lane.segment(), queue->index);
   const auto made = [&](auto end) -> Expected<Consumer> {
     if (end) return Consumer(lane, options.policy, std::move(*end));
-    return fail(end.error(), fmt::format("queue {}: cannot be consumed: {}", name,
-                                         end.error() == Status::busy ? "another lane consumes it"
-                                                                     : to_string(end.error())));
+    const auto kind = static_cast<QueueKind>(load(row.kind, relaxed));
+    return fail(end.error(),
+                fmt::format("queue {}: cannot be consumed: {}", name,
+                            kind == QueueKind::broadcast  ? why_not_joined(end.error(), options.name)
+                            : end.error() == Status::busy ? "another lane consumes it"
+                                                          : to_string(end.error())));
   };
   switch (static_cast<QueueKind>(load(row.kind, relaxed))) {
     case QueueKind::stream: return made(StreamConsumer::claim(lane, *queue));
@@ -180,12 +184,14 @@ std::expected<void, Status> Consumer::look(Subscriber& subscriber, Received& rec
     received.message_ = subscriber.peek();
     if (received.message_ == nullptr)
       return std::unexpected(subscriber.ended() ? Status::closed : Status::empty);
+    received.deliveries_ = subscriber.redelivered() ? 1 : 0;
     in_hand_ = true;
     return {};
   }
   const auto taken = subscriber.take();
   if (!taken) return std::unexpected(taken.error());
   received.has_copy_ = true;
+  received.deliveries_ = taken->redelivered ? 1 : 0;
   received.copy_ = taken->message;
   if (taken->reference)
     received.block_ = MemoryBlock(*lane_, taken->reference, taken->message.offset, taken->message.length);

@@ -39,7 +39,8 @@ class Received {
   const T* as() const noexcept {
     return bytes_.size() == sizeof(T) ? reinterpret_cast<const T*>(bytes_.data()) : nullptr;
   }
-  /// How often it was delivered before, to who died or gave it back. A stream knows only whether.
+  /// How often it was delivered before, to who died or gave it back. A stream and a durable subscription know only
+  /// whether.
   std::uint32_t deliveries() const noexcept { return deliveries_; }
   /// Nobody has ended it.
   bool open() const noexcept { return consumer_ != nullptr; }
@@ -84,8 +85,10 @@ class Received {
 
 class Consumer {
  public:
-  /// Open a queue that exists, of any kind. `options` are for broadcasts.
-  /// errors  not_found; busy  another lane consumes the stream; exhausted  no place for another subscriber;
+  /// Open a queue that exists, of any kind. `options` are for broadcasts. With a name in them, what is delivered by a
+  /// broadcast with the policy block is delivered at least once, also across deaths; with another policy at most once.
+  /// errors  not_found; busy  another lane consumes the stream, or has the subscription of that name;
+  ///         exhausted  no place for another subscriber; incompatible  as Subscriber::join();
   ///         bad_argument  nothing can be consumed from that; corrupt
   static Expected<Consumer> open(Lane& lane, std::string_view name, const SubscriberOptions& options = {});
   /// While no message is in hand.

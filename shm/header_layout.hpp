@@ -20,7 +20,9 @@ inline constexpr std::uint64_t segment_magic =
     0x00454349554c5301;  // "\x01SLUICE\0" as bytes on little-endian
 inline constexpr std::uint32_t byte_order_probe = 0x01020304;
 inline constexpr std::uint16_t layout_major = 1;
-inline constexpr std::uint16_t layout_minor = 0;
+inline constexpr std::uint16_t layout_minor = 1;
+// Files below it may be in use by builds that do not know of durable subscriptions.
+inline constexpr std::uint16_t layout_minor_of_names = 1;
 
 enum class RegionKind : std::uint32_t {
   none = 0,

@@ -44,7 +44,10 @@ TableCell describe_state(const QueueEntry& queue, const QueueView& view) {
     return {fmt::format("{}, {} slots cannot be read: `check` tells", text, queue.work.unreadable),
             Tone::bad};
   if (const auto holdup = view.holdup_of(queue); !holdup.empty())
-    return {fmt::format("{}, full: {}, and the ring has gone round to it", text, holdup), Tone::bad};
+    return {queue.is_broadcast()
+                ? fmt::format("{}, full: held up by {}", text, holdup)
+                : fmt::format("{}, full: {}, and the ring has gone round to it", text, holdup),
+            Tone::bad};
   return queue.is_full() ? TableCell(text + ", full", Tone::bad) : TableCell(text);
 }
 
@@ -84,6 +87,12 @@ void add_counters(const QueueEntry& queue, Fields& fields) {
                                  counters.dropped, counters.dead_lettered));
 }
 
+std::string_view state_of(const SubscriberEntry& subscriber) {
+  if (subscriber.is_disconnected) return "disconnected";
+  if (subscriber.is_parked) return "parked";
+  return subscriber.is_joining ? "joins or leaves" : "reads";
+}
+
 void print_subscribers(const QueueEntry& queue, const QueueView& view) {
   if (queue.subscribers.empty()) return;
   Table table({{"SUBSCRIBER"},
@@ -91,19 +100,20 @@ void print_subscribers(const QueueEntry& queue, const QueueView& view) {
                {"NEXT", Align::right},
                {"BEHIND", Align::right},
                {"READ", Align::right},
+               {"AGAIN", Align::right},
                {"LOST", Align::right},
                {"STATE"}});
   for (const auto& subscriber : queue.subscribers) {
     const bool is_served = view.is_served(lane_claim::Lane::get(subscriber.claim));
-    table.add({{view.describe(subscriber.claim), is_served ? Tone::plain : Tone::bad},
+    const bool is_bad = subscriber.is_disconnected || &subscriber == queue.holder();
+    table.add({{view.subscriber_title(subscriber), is_served ? Tone::plain : Tone::bad},
                std::string(subscriber_policy_name(subscriber.policy)),
                subscriber.is_joining ? "" : fmt::format("@{}", subscriber.position),
                subscriber.lag,
                subscriber.received,
+               subscriber.redelivered,
                {std::to_string(subscriber.lost), subscriber.lost == 0 ? Tone::plain : Tone::bad},
-               subscriber.is_disconnected ? TableCell("disconnected", Tone::bad)
-               : subscriber.is_joining    ? "joins or leaves"
-                                          : "reads"});
+               {std::string(state_of(subscriber)), is_bad ? Tone::bad : Tone::plain}});
   }
   fmt::print("\n");
   table.print();

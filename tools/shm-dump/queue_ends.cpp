@@ -8,9 +8,11 @@ namespace sluice::tools {
 
 namespace {
 
-// "2 of 32 subscribers, up to 5 behind"
+// "2 of 32 subscribers, 1 parked, up to 5 behind"
 std::string describe_subscribers(const QueueEntry& queue) {
   auto text = fmt::format("{} of {} subscribers", queue.subscribers.size(), queue.subscribers_max);
+  const auto parked = std::ranges::count_if(queue.subscribers, &SubscriberEntry::is_parked);
+  if (parked != 0) text += fmt::format(", {} parked", parked);
   const auto* slowest = queue.slowest();
   return slowest == nullptr || slowest->lag == 0 ? text
                                                  : fmt::format("{}, up to {} behind", text, slowest->lag);
@@ -89,7 +91,13 @@ std::string QueueView::consumer_of(const QueueEntry& queue) const {
                      dead == 0 ? "" : fmt::format(", {} dead", dead));
 }
 
+std::string QueueView::subscriber_title(const SubscriberEntry& subscriber) const {
+  const auto owner = subscriber.is_parked ? "parked" : describe(subscriber.claim);
+  return subscriber.name.empty() ? owner : fmt::format("{}: {}", subscriber.name, owner);
+}
+
 std::string QueueView::holdup_of(const QueueEntry& queue) const {
+  if (const auto* holder = queue.holder(); holder != nullptr) return subscriber_title(*holder);
   if (!queue.is_work() || !queue.is_full() || queue.depth() >= queue.capacity) return "";
   const auto& oldest = queue.work.oldest;
   if (oldest.state == WorkState::full) return fmt::format("@{} waits", oldest.position);

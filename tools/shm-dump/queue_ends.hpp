@@ -30,10 +30,14 @@ struct QueueView {
   // And in full: "lane 3 (pid 25289 ingress)".
   std::string describe(std::uint64_t claim) const { return describe_role(lanes, processes, claim); }
   std::string lane_title(std::uint64_t lane) const { return tools::lane_title(lanes, processes, lane); }
-  /// What holds up a work queue that is full although there is less in it: "@12 is leased by lane 3 (…)"; else "".
+  /// What holds up a work queue that is full although there is less in it: "@12 is leased by lane 3 (…)"; and a
+  /// broadcast that is full: "audit: parked", "lane 3 (…)". Else "".
   std::string holdup_of(const QueueEntry& queue) const;
   /// The process that changes a map; "-": none.
   std::string writer_of(const QueueEntry& queue) const;
+
+  /// "audit: lane 3 (pid 25289 ingress)", "audit: parked", or without a name.
+  std::string subscriber_title(const SubscriberEntry& subscriber) const;
 
   /// Whether the process of a lane is there and not dead.
   bool is_served(std::uint64_t lane) const noexcept;

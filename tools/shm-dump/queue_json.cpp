@@ -19,16 +19,26 @@ Json subscribers_json(const QueueEntry& queue, const QueueView& view) {
   if (!queue.is_broadcast()) return nullptr;
   auto rows = Json::array();
   for (const auto& subscriber : queue.subscribers) {
-    auto row = role_json(subscriber.claim, view);
+    Json row = subscriber.is_parked ? Json{{"lane", nullptr}, {"incarnation", nullptr}, {"holder", nullptr}}
+                                    : role_json(subscriber.claim, view);
+    row["name"] = subscriber.name.empty() ? Json(nullptr) : Json(subscriber.name);
+    row["parked"] = subscriber.is_parked;
     row["policy"] = subscriber_policy_name(subscriber.policy);
     row["position"] = subscriber.is_joining ? Json(nullptr) : Json(subscriber.position);
     row["lag"] = subscriber.lag;
     row["lost"] = subscriber.lost;
     row["received"] = subscriber.received;
+    row["redelivered"] = subscriber.redelivered;
     row["disconnected"] = subscriber.is_disconnected;
     rows.push_back(std::move(row));
   }
   return rows;
+}
+
+// Of a broadcast; that of a work queue is among what it has beside.
+Json holdup_json(const QueueEntry& queue, const QueueView& view) {
+  const auto holdup = queue.is_broadcast() ? view.holdup_of(queue) : "";
+  return holdup.empty() ? Json(nullptr) : Json(holdup);
 }
 
 Json counters_json(const QueueEntry& queue) {
@@ -109,6 +119,7 @@ Json queue_json(const QueueEntry& queue, const QueueView& view) {
           {"producer", role_json(queue.producer, view)},
           {"consumer", role_json(queue.consumer, view)},
           {"subscribers", subscribers_json(queue, view)},
+          {"held_up_by", holdup_json(queue, view)},
           {"writer", queue.writer == 0 ? Json(nullptr) : Json(view.writer_of(queue))},
           {"told_to", queue.told == 0 ? Json(nullptr) : Json(queue.told - 1)},
           {"policy", queue.is_map() ? Json(nullptr) : Json(queue_policy_name(queue.policy))},

@@ -1,6 +1,7 @@
 #include "tools/shm-dump/queue_table.hpp"
 
 #include "ipc/extents.hpp"
+#include "ipc/subscription.hpp"
 #include "ipc/work_audit.hpp"
 #include "tools/common/format.hpp"
 
@@ -87,8 +88,11 @@ void read_subscribers(const Segment& segment, const QueueRow& row, QueueEntry& q
   const auto* rows = reinterpret_cast<const SubscriberRow*>(slots + queue.capacity);
   for (std::uint32_t i = 0; i < queue.subscribers_max; ++i) {
     SubscriberEntry entry;
-    entry.claim = load(rows[i].claim, acquire);
-    if (entry.claim == 0) continue;
+    const auto claim = load(rows[i].claim, acquire);
+    if (claim == 0) continue;
+    entry.is_parked = subscriber_claim::state(claim) == ClaimState::parked;
+    entry.claim = entry.is_parked ? 0 : subscriber_claim::owner(claim);
+    entry.name = escape_controls(subscription_name(rows[i]));
     const auto cursor = load(rows[i].cursor, acquire);
     entry.is_joining = cursor == 0;
     entry.position = entry.is_joining ? 0 : cursor - 1;
@@ -96,6 +100,7 @@ void read_subscribers(const Segment& segment, const QueueRow& row, QueueEntry& q
     entry.is_disconnected = load(rows[i].disconnected, relaxed) == load(rows[i].joins, relaxed);
     entry.lost = load(rows[i].lost, relaxed);
     entry.received = load(rows[i].received, relaxed);
+    entry.redelivered = load(rows[i].redelivered, relaxed);
     queue.subscribers.push_back(entry);
   }
   const auto tail = load(row.tail, acquire);
@@ -250,6 +255,7 @@ std::string_view subscriber_policy_name(std::uint32_t policy) noexcept {
     case SubscriberPolicy::block: return "block";
     case SubscriberPolicy::lose_oldest: return "lose-oldest";
     case SubscriberPolicy::disconnect: return "disconnect";
+    case SubscriberPolicy::settling: return "settling";
   }
   return "invalid";
 }

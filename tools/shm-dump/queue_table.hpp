@@ -17,7 +17,9 @@ namespace sluice::tools {
 
 /// A row of a broadcast that somebody has claimed.
 struct SubscriberEntry {
-  std::uint64_t claim = 0;   // lane_claim
+  std::uint64_t claim = 0;   // lane_claim; of a parked one nobody's
+  std::string name;          // escaped; empty: it is not durable
+  bool is_parked = false;    // durable, and no lane has it
   std::uint32_t policy = 0;  // SubscriberPolicy, unchecked
   bool is_joining = false;   // or leaving: it has no position
   bool is_disconnected = false;
@@ -25,6 +27,7 @@ struct SubscriberEntry {
   std::uint64_t lag = 0;       // messages published and not read
   std::uint64_t lost = 0;
   std::uint64_t received = 0;
+  std::uint64_t redelivered = 0;  // of those, shown to an earlier subscriber of the name too
 };
 
 /// What a queue has counted since it was made. What its kind does not count stays 0.
@@ -84,15 +87,27 @@ struct QueueEntry {
     const auto found = std::ranges::max_element(subscribers, {}, &SubscriberEntry::lag);
     return found == subscribers.end() ? nullptr : &*found;
   }
+  /// Of a broadcast: the subscriber with the policy block that is a whole ring behind; null: there is none. One that is
+  /// parked goes before others: nobody reads for it.
+  const SubscriberEntry* holder() const noexcept {
+    const SubscriberEntry* found = nullptr;
+    for (const auto& subscriber : subscribers)
+      if (subscriber.policy == static_cast<std::uint32_t>(SubscriberPolicy::block) &&
+          !subscriber.is_joining && !subscriber.is_disconnected && subscriber.lag >= capacity &&
+          (found == nullptr || (subscriber.is_parked && !found->is_parked)))
+        found = &subscriber;
+    return found;
+  }
+  /// The name of a parked subscription that keeps a broadcast full; empty: none does.
+  std::string_view parked_holder() const noexcept {
+    const auto* found = holder();
+    return found != nullptr && found->is_parked ? std::string_view(found->name) : std::string_view{};
+  }
   /// The next push finds no room. Of work that may be for one message alone that is held for long: the ring has gone
   /// round to it. Of a broadcast for a subscriber with the policy block: it keeps messages that all have read.
   bool is_full() const noexcept {
     if (state != QueueState::ready || is_map() || !broken.empty()) return false;
-    if (is_broadcast())
-      return std::ranges::any_of(subscribers, [this](const SubscriberEntry& subscriber) {
-        return subscriber.policy == static_cast<std::uint32_t>(SubscriberPolicy::block) &&
-               !subscriber.is_joining && !subscriber.is_disconnected && subscriber.lag >= capacity;
-      });
+    if (is_broadcast()) return holder() != nullptr;
     return is_work() ? work.span >= capacity : depth() >= capacity;
   }
   /// The counter, or what is there now if that is more: it is counted from time to time only. Of a broadcast the

@@ -30,6 +30,8 @@ std::uint64_t lag_of(const QueueEntry& queue) {
 
 TableCell state_of(const QueueEntry& queue) {
   if (!queue.broken.empty()) return {fmt::format("broken: {}", queue.broken), Tone::bad};
+  if (const auto parked = queue.parked_holder(); !parked.empty())
+    return {fmt::format("full: held by {}, parked", parked), Tone::bad};
   if (queue.is_full()) return {"full", Tone::bad};
   if (const auto lag = lag_of(queue); lag != 0) return {fmt::format("{} behind", lag)};
   return {queue.closed ? "closed" : std::string(to_string(queue.state))};

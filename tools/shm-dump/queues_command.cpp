@@ -35,6 +35,8 @@ TableCell state_of(const QueueEntry& queue) {
   if (!queue.broken.empty()) return {fmt::format("broken: {}", queue.broken), Tone::bad};
   if (queue.work.unreadable != 0)
     return {fmt::format("{} slots unreadable", queue.work.unreadable), Tone::bad};
+  if (const auto parked = queue.parked_holder(); !parked.empty())
+    return {fmt::format("full: held by {}, parked", parked), Tone::bad};
   if (queue.is_full())
     return {queue.is_work() && queue.depth() < queue.capacity
                 ? fmt::format("full: held at @{}", queue.work.oldest.position)

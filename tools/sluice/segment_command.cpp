@@ -1,5 +1,8 @@
-// `sluice segment`: make a segment, remove one, repair one that nobody is left to repair.
+// `sluice segment`: make a segment, remove one, repair one that nobody is left to repair, end a subscription that
+// nobody will take up again.
+#include "ipc/subscription.hpp"
 #include "runtime/recovery.hpp"
+#include "runtime/session.hpp"
 #include "tools/common/command_line.hpp"
 #include "tools/common/format.hpp"
 #include "tools/common/json.hpp"
@@ -184,14 +187,65 @@ void add_recover(CLI::App& segment) {
   on_run(*command, [options] { return recover(*options); });
 }
 
+// ---- unsubscribe ----------------------------------------------------------------------------------------
+
+struct UnsubscribeOptions {
+  std::string path;
+  std::string queue;
+  std::string name;
+  bool json = false;
+};
+
+std::string describe_refusal(const UnsubscribeOptions& options, Status status) {
+  const auto what = fmt::format("{}: queue {}: subscription '{}'", options.path, options.queue, options.name);
+  if (status == Status::not_found) return fmt::format("{}: there is none of that name", what);
+  if (status == Status::busy) return fmt::format("{}: a lane has it, expected a parked one", what);
+  if (status == Status::bad_argument)
+    return fmt::format("{}: expected a broadcast, and a name of 1 to {} bytes", what, subscription_name_max);
+  return fmt::format("{}: {}", what, to_string(status));
+}
+
+ExitCode unsubscribe(const UnsubscribeOptions& options) {
+  auto session = Session::open(options.path, "unsubscribe");
+  if (!session) return report(session.error());
+  const auto queue = find_queue(session->segment(), options.queue);
+  if (!queue) return report(queue.error());
+  const auto lane = session->claim_lane({.cells = 64, .name = "unsubscribe"});
+  if (!lane) return report(lane.error());
+  if (const auto status = sluice::unsubscribe(**lane, *queue, options.name); status != Status::ok)
+    return report(Error{status, 0, describe_refusal(options, status)});
+  if (options.json) {
+    auto document = json_document("sluice.segment.unsubscribe/1");
+    document["segment"] = options.path;
+    document["queue"] = options.queue;
+    document["name"] = options.name;
+    print_json(document);
+  } else {
+    fmt::print("unsubscribed {} from {}\n", escape_controls(options.name), escape_controls(options.queue));
+  }
+  return ExitCode::ok;
+}
+
+void add_unsubscribe(CLI::App& segment) {
+  auto* command = segment.add_subcommand(
+      "unsubscribe", "End a durable subscription that is parked; a publisher that it held up goes on");
+  auto options = std::make_shared<UnsubscribeOptions>();
+  command->add_option("PATH", options->path, "The segment's file")->required();
+  command->add_option("QUEUE", options->queue, "The broadcast's name")->required();
+  command->add_option("NAME", options->name, "The subscription's name")->required();
+  command->add_flag("--json", options->json, "One JSON document on stdout");
+  on_run(*command, [options] { return unsubscribe(*options); });
+}
+
 }  // namespace
 
 void add_segment_command(CLI::App& app) {
-  auto* command = app.add_subcommand("segment", "Create, remove and recover segments");
+  auto* command = app.add_subcommand("segment", "Create, remove and recover segments, end subscriptions");
   command->require_subcommand(1);
   add_create(*command);
   add_remove(*command);
   add_recover(*command);
+  add_unsubscribe(*command);
 }
 
 }  // namespace sluice::tools
