@@ -4,6 +4,10 @@
 //   sluice segment create /dev/shm/ticks
 //   broadcast listen /dev/shm/ticks &           # as many as you like
 //   broadcast publish /dev/shm/ticks 1000
+//
+// One that has a name loses nothing: the publisher waits for it, also while it is not there.
+//
+//   broadcast listen /dev/shm/ticks audit       # kill it, start it again: it goes on where it was
 #include "runtime/consumer.hpp"
 #include "runtime/session.hpp"
 
@@ -29,20 +33,23 @@ int publish(sluice::Lane& lane, std::uint64_t count) {
   return 0;
 }
 
-int listen(sluice::Lane& lane) {
+int listen(sluice::Lane& lane, std::string_view name) {
+  using enum sluice::SubscriberPolicy;
   auto ticks = sluice::Consumer::open(
-      lane, "ticks", {.policy = sluice::SubscriberPolicy::lose_oldest, .start = sluice::Start::last(10)});
+      lane, "ticks",
+      {.policy = name.empty() ? lose_oldest : block, .start = sluice::Start::last(10), .name = name});
   if (!ticks) return fmt::print(stderr, "{}\n", ticks.error().message), 1;
-  std::uint64_t count = 0;
+  std::uint64_t count = 0, again = 0;
   double sum = 0;
   for (auto& message : *ticks) {
     const auto* tick = message.as<Tick>();
     if (tick == nullptr) continue;  // somebody else's
-    ++count;
+    ++(message.deliveries() == 0 ? count : again);
     sum += tick->price;
   }
-  fmt::print("{} ticks, {} lost, mean {:.2f}\n", count, ticks->lost(),
-             count == 0 ? 0 : sum / static_cast<double>(count));
+  const auto all = count + again;
+  fmt::print("{} ticks, {} lost, {} again, mean {:.2f}\n", count, ticks->lost(), again,
+             all == 0 ? 0 : sum / static_cast<double>(all));
   return ticks->ended_with() == sluice::Status::closed ? 0 : 1;
 }
 
@@ -58,5 +65,5 @@ int main(int argc, char** argv) {
     return fmt::print(stderr, "{}\n", queue.error().message), 1;
   return argv[1] == std::string_view("publish")
              ? publish(**lane, argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 100)
-             : listen(**lane);
+             : listen(**lane, argc > 3 ? argv[3] : "");
 }

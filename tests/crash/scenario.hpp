@@ -89,6 +89,7 @@ std::vector<Scenario> stream_scenarios();
 std::vector<Scenario> work_scenarios();
 std::vector<Scenario> forward_scenarios();
 std::vector<Scenario> broadcast_scenarios();
+std::vector<Scenario> durable_scenarios();
 std::vector<Scenario> shared_scenarios();
 std::vector<Scenario> io_scenarios();
 std::vector<Scenario> extents_scenarios();

@@ -2,7 +2,7 @@
 #include "tests/unit/durable_rig.hpp"
 
 #include "shm/segment.hpp"
-#include "tests/support/crash.hpp"
+#include "tests/unit/waiting_rig.hpp"
 
 #include <cstddef>
 #include <cstring>
@@ -269,6 +269,41 @@ TEST_CASE("durable: subscriptions can be made before there is anything to read, 
   CHECK(must(ensure_subscription(*rig.lane, rig.queue, {block, Start::last(2), "late"})));
   CHECK(rig.join(block, {}, "late").position() == 1);
   rig.check_sound();
+}
+
+TEST_CASE("durable: a place stays across a restart of everything", "[ipc]") {
+  TempSegment file;
+  {
+    auto session = must(Session::open(file.path(), "before"));
+    const auto lane = must(session.claim_lane());
+    const auto queue = must(create_broadcast(*lane, "b", {broadcast_capacity, 4}));
+    auto publisher = must(Publisher::claim(*lane, queue));
+    auto subscriber = must(Subscriber::join(*lane, queue, {block, {}, durable_name}));
+    for (int i = 0; i < 3; ++i) must(publish(*lane, publisher));
+    CHECK(takes(*lane, subscriber, 0));
+    REQUIRE(subscriber.peek() != nullptr);
+  }
+  auto session = must(Session::open(file.path(), "after"));
+  const auto lane = must(session.claim_lane());
+  auto subscriber =
+      must(Subscriber::join(*lane, must(find_queue(session.segment(), "b")), {block, {}, durable_name}));
+  CHECK(subscriber.redelivered());
+  CHECK(takes(*lane, subscriber, 1));
+  CHECK_FALSE(subscriber.redelivered());
+  CHECK(takes(*lane, subscriber, 2));
+}
+
+TEST_CASE("durable: a publisher that a parked subscription puts to sleep is woken when it ends", "[ipc]") {
+  must(register_waiter());
+  OnlyWakeUps only_wake_ups;
+  DurableRig rig;
+  auto publisher = rig.publisher();
+  rig.join().leave();
+  rig.publish(publisher, broadcast_capacity);
+  Sleeper sleeper(*rig.lane, {publisher.source()});
+  REQUIRE_FALSE(sleeper.is_over());
+  must(unsubscribe(*rig.other, rig.queue, durable_name));
+  CHECK(sleeper.result().has_value());
 }
 
 TEST_CASE("durable: a segment of layout 1.0 has no names", "[ipc]") {

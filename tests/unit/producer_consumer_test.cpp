@@ -218,4 +218,36 @@ TEST_CASE("a broadcast's consumer is told what it has lost", "[runtime][queue]")
   CHECK(seen >= 3);
 }
 
+TEST_CASE("consumer of a durable subscription: what was in hand is delivered again, and says so",
+          "[runtime][queue]") {
+  Ends ends("broadcast");
+  const SubscriberOptions options{SubscriberPolicy::block, {}, "audit"};
+  auto producer = ends.producer();
+  {
+    auto consumer = must(Consumer::open(*ends.other, "q", options));
+    for (std::uint64_t i = 0; i < 3; ++i) must(producer.publish({.position = i}));
+    must(must(consumer.receive()).acknowledge());
+    const auto in_hand = must(consumer.receive());
+    CHECK(in_hand.message().position == 1);
+    const auto refused = Consumer::open(*ends.lane, "q", options);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().status == Status::busy);
+    CHECK(refused.error().message ==
+          "queue q: cannot be consumed: another lane has the subscription \"audit\"");
+  }
+  auto consumer = must(Consumer::open(*ends.other, "q", options));
+  auto again = must(consumer.receive());
+  CHECK(again.message().position == 1);
+  CHECK(again.deliveries() == 1);
+  must(again.acknowledge());
+  CHECK(must(consumer.receive()).deliveries() == 0);
+  const auto refused = Consumer::open(
+      *ends.lane, "q",
+      {SubscriberPolicy::block, {}, std::string_view("0123456789012345678901234567890123456789")});
+  REQUIRE_FALSE(refused);
+  CHECK(
+      refused.error().message ==
+      "queue q: cannot be consumed: found a subscription's name of 40 bytes, expected 1 to 31, none of them 0");
+}
+
 }  // namespace sluice::test

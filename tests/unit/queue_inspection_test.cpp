@@ -1,6 +1,7 @@
 // Queues as shm-dump reads them: what is in a work queue and whose it is, counters, rates, sizing, hostile rows.
 #include "ipc/broadcast.hpp"
 #include "ipc/stream.hpp"
+#include "ipc/subscription.hpp"
 #include "tests/support/child.hpp"
 #include "tests/support/crash.hpp"
 #include "tests/unit/work_rig.hpp"
@@ -197,6 +198,41 @@ TEST_CASE("queues: of a broadcast it is told how far each subscriber is behind",
   const auto view = QueueView::read(rig.segment());
   CHECK(view.consumer_of(view.queues[0]) == "2 of 4 subscribers, up to 4 behind");
   CHECK(queue_json(view.queues[0], view)["subscribers"][0]["lag"] == 4);
+}
+
+TEST_CASE("queues: a parked subscription is told by its name, and when it holds the publisher up",
+          "[tools]") {
+  Rig rig;
+  const auto id = must(create_broadcast(*rig.lane, "news", {.capacity = 4, .subscribers_max = 4}));
+  auto publisher = must(Publisher::claim(*rig.lane, id));
+  must(ensure_subscription(*rig.lane, id, {SubscriberPolicy::block, {}, "audit"}));
+  const auto reader = rig.another_lane();
+  auto named = must(Subscriber::join(*reader, id, {SubscriberPolicy::block, {}, "index"}));
+  for (std::uint64_t i = 0; i < 3; ++i) must(publisher.push(work_message(i)));
+  auto view = QueueView::read(rig.segment());
+  CHECK(view.consumer_of(view.queues[0]) == "2 of 4 subscribers, 1 parked, up to 3 behind");
+  CHECK(view.holdup_of(view.queues[0]).empty());
+  CHECK(view.queues[0].parked_holder().empty());
+  auto json = queue_json(view.queues[0], view);
+  CHECK(json["held_up_by"].is_null());
+  CHECK(json["subscribers"][0]["name"] == "audit");
+  CHECK(json["subscribers"][0]["parked"] == true);
+  CHECK(json["subscribers"][0]["lane"].is_null());
+  CHECK(json["subscribers"][0]["lag"] == 3);
+  CHECK(json["subscribers"][0]["policy"] == "block");
+  CHECK(json["subscribers"][1]["name"] == "index");
+  CHECK(json["subscribers"][1]["parked"] == false);
+  CHECK(json["subscribers"][1]["lane"] == reader->id());
+  must(publisher.push(work_message(3)));
+  view = QueueView::read(rig.segment());
+  CHECK(view.queues[0].is_full());
+  CHECK(view.queues[0].parked_holder() == "audit");
+  CHECK(view.holdup_of(view.queues[0]) == "audit: parked");
+  CHECK(queue_json(view.queues[0], view)["held_up_by"] == "audit: parked");
+  must(unsubscribe(*rig.lane, id, "audit"));
+  view = QueueView::read(rig.segment());
+  CHECK(view.queues[0].parked_holder().empty());
+  CHECK(view.holdup_of(view.queues[0]).starts_with("index: lane "));
 }
 
 TEST_CASE("holders: a work queue's blocks are found, and a lease says whose it is", "[tools]") {

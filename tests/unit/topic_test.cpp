@@ -161,4 +161,33 @@ TEST_CASE("topic: a sleeper is woken by any publisher, and finds a new one", "[i
   CHECK(subscriber.take().value().message.position == 1);
 }
 
+TEST_CASE("topic: a durable subscription goes on in each ring, and begins new rings at their beginning",
+          "[ipc]") {
+  TopicRig rig;
+  auto first = rig.open();
+  rig.publish(first, 1);
+  {
+    std::string name = "audit";
+    auto subscriber = rig.subscribe({SubscriberPolicy::block, {}, name});
+    name = "gone";  // the subscriber has its own
+    rig.publish(first, 1);
+    rig.publish(first, 1);
+    CHECK(subscriber.take().value().message.position == 1);
+    CHECK(must(subscriber.refresh()) == 0);
+  }
+  auto second = rig.open();
+  rig.publish(second, 2);
+  auto subscriber = rig.subscribe({SubscriberPolicy::block, {}, "audit"});
+  std::multiset<std::pair<std::uint64_t, std::uint64_t>> taken;
+  while (subscriber.ready()) {
+    const auto message = subscriber.take().value().message;
+    taken.emplace(message.flow, message.position);
+  }
+  CHECK(taken == std::multiset<std::pair<std::uint64_t, std::uint64_t>>{{1, 2}, {2, 0}});
+  const auto refused = TopicSubscriber::open(*rig.lane, "t", {SubscriberPolicy::block, {}, "audit"});
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().status == Status::busy);
+  CHECK(refused.error().message.find("\"audit\"") != std::string::npos);
+}
+
 }  // namespace sluice::test
