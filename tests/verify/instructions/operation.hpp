@@ -85,6 +85,7 @@ struct Operation {
 std::vector<Operation> heap_operations();
 std::vector<Operation> stream_operations();
 std::vector<Operation> broadcast_operations();
+std::vector<Operation> durable_operations();
 std::vector<Operation> shared_operations();
 std::vector<Operation> work_operations();
 std::vector<Operation> forward_operations();
