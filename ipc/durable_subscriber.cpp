@@ -58,7 +58,9 @@ void Subscriber::renew(const StreamRing& ring, const Start& start) noexcept {
 }
 
 void Subscriber::unsubscribe() noexcept {
-  if (row_ != nullptr && end_.lane->is_ours()) {
+  // A lane that was recovered has it no more, and it may be somebody else's.
+  if (row_ != nullptr && end_.lane->is_ours() &&
+      load(row_->claim, acquire) == lane_claim::make(end_.lane->id(), end_.lane->incarnation())) {
     free_row(*row_);
     ring_role(end_.segment(), end_.row->producer);
   }

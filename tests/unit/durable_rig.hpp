@@ -19,8 +19,6 @@ struct DurableRig : BroadcastRig {
                   std::string_view name = durable_name) {
     return must(try_join(policy, start, name));
   }
-  /// The lane ends as a dead one does.
-  void bury_the_reader() { other = another_lane(); }
   ClaimState state(std::size_t i) const { return subscriber_claim::state(subscriber_row(i).claim); }
   bool has_violation(std::string_view what) const {
     for (const auto& violation : audit(segment()).violations)

@@ -52,7 +52,7 @@ TEST_CASE("durable: a lane that ends leaves its subscriptions parked, and frees 
   const auto reader = rig.another_lane();
   auto next = must(Subscriber::join(*reader, rig.queue, {block, {}, durable_name}));
   CHECK(takes(*reader, next, 1));
-  named = {};
+  named.unsubscribe();  // not its own any more
   nameless = {};
   CHECK(subscriber_claim::owner(rig.subscriber_row(0).claim) ==
         lane_claim::make(reader->id(), reader->incarnation()));

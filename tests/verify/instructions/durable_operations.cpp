@@ -44,8 +44,8 @@ void make_nameless(test::Survivor& survivor) {
 }
 
 void join_ring(Actor& self, SubscriberPolicy policy) {
-  self.subscriber = must(Subscriber::join(*self.lane, ring_of(self.session->segment()),
-                                          {policy, Start::at(0), stage_name}));
+  self.subscriber = must(
+      Subscriber::join(*self.lane, ring_of(self.session->segment()), {policy, Start::at(0), stage_name}));
 }
 
 void get_ready_to_read(Actor& self) {
