@@ -56,6 +56,7 @@ bool win_name(std::span<SubscriberRow> rows, SubscriberRow& mine, std::uint64_t 
       }
     }
   }
+  crash_point("broadcast.join.looked");
   auto naming = subscriber_claim::make(ClaimState::naming, self);
   return cas(mine.claim, naming, self, acq_rel);
 }

@@ -97,15 +97,21 @@ TEST_CASE("durable: of two that make one name at once the lower row wins, unless
     CHECK(first.error() == Status::busy);
     CHECK(second.has_value());
   }
-  SECTION("the second has the lower row, and comes too late") {
+  SECTION("the second has the lower row, and the first has looked already") {
     auto placeholder = rig.subscriber();
-    const Meanwhile meanwhile("broadcast.join.won", [&] {
+    const Meanwhile meanwhile("broadcast.join.looked", [&] {
       placeholder.leave();
       second = join_third();
     });
     first = rig.try_join();
-    CHECK(first.has_value());
-    CHECK(second.error() == Status::busy);
+    CHECK(first.error() == Status::busy);
+    CHECK(second.has_value());
+  }
+  SECTION("the first has the lower row, and the second wins before it has said its name") {
+    const Meanwhile meanwhile("broadcast.join.claimed", [&] { second = join_third(); });
+    first = rig.try_join();
+    CHECK(first.error() == Status::busy);
+    CHECK(second.has_value());
   }
   rig.check_sound();
   CHECK(rig.try_join().error() == Status::busy);
