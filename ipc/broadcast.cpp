@@ -1,6 +1,8 @@
 // The publisher's side: making room, publishing.
 #include "ipc/broadcast.hpp"
 
+#include "ipc/subscription.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -31,7 +33,9 @@ std::uint64_t furthest_behind(std::span<const SubscriberRow> subscribers, std::u
     const auto cursor = load(subscriber.cursor, acquire);  // B8 <- B7 (step), B6 <- B5 (join)
     if (cursor == 0 || load(subscriber.claim, acquire) == 0) continue;
     if (load(subscriber.disconnected, relaxed) == load(subscriber.joins, relaxed)) continue;
-    if (only_holders && !has_policy(subscriber, SubscriberPolicy::block)) continue;
+    const bool may_be_passed = has_policy(subscriber, SubscriberPolicy::lose_oldest) ||
+                               has_policy(subscriber, SubscriberPolicy::disconnect);
+    if (only_holders && may_be_passed) continue;
     least = std::min(least, cursor - 1);
   }
   return tail - std::max(least, std::min(floor, tail));
@@ -39,9 +43,14 @@ std::uint64_t furthest_behind(std::span<const SubscriberRow> subscribers, std::u
 
 }  // namespace
 
-std::uint64_t unread_messages(const Segment& segment, const QueueRow& row) noexcept {
-  const auto ring = sound_ring(segment, row, QueueKind::broadcast);
+std::uint64_t unread_messages(const Segment& segment, const QueueRow& row, std::string_view name) noexcept {
+  auto ring = sound_ring(segment, row, QueueKind::broadcast);
   if (!ring) return 0;
+  if (!name.empty()) {
+    const auto found = find_subscription(ring->subscribers, name);
+    if (!found) return 0;
+    ring->subscribers = {found.row, 1};
+  }
   const auto floor = load(row.head, acquire);
   return furthest_behind(ring->subscribers, floor, pushed_messages(*ring, row), false);
 }

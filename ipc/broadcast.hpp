@@ -35,8 +35,10 @@ Expected<QueueId> create_broadcast(Lane& lane, std::string_view name, const Broa
 Expected<QueueId> find_or_create_broadcast(Lane& lane, std::string_view name,
                                            const BroadcastOptions& options);
 
-/// Messages that some subscriber has yet to read: of the one that is furthest behind; 0 without any. Any process.
-std::uint64_t unread_messages(const Segment& segment, const QueueRow& row) noexcept;
+/// Messages that some subscriber has yet to read: of the one that is furthest behind, or of the durable subscription
+/// `name`; 0 without any. Any process.
+std::uint64_t unread_messages(const Segment& segment, const QueueRow& row,
+                              std::string_view name = {}) noexcept;
 
 class Publisher {
  public:

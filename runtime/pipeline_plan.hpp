@@ -32,6 +32,8 @@ struct QueuePlan {
   std::uint32_t subscribers_max = 32;           // of broadcast
 };
 
+inline constexpr std::uint32_t stage_workers_max = 64;
+
 struct StagePlan {
   std::string name;  // its processes are NAME-0, NAME-1 …
   std::uint32_t workers = 1;

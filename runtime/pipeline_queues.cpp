@@ -2,6 +2,7 @@
 
 #include "ipc/broadcast.hpp"
 #include "ipc/processes.hpp"
+#include "ipc/subscription.hpp"
 #include "runtime/pipeline_layout.hpp"
 
 #include <fmt/format.h>
@@ -58,6 +59,7 @@ Expected<PipelineQueues> PipelineQueues::open(Lane& lane, const PipelinePlan& pl
   for (std::size_t queue = 0; queue < plan.queues.size(); ++queue)
     if (auto opened = result.open(queue); !opened) return std::unexpected(opened.error());
   result.connect();
+  if (auto subscribed = result.subscribe(); !subscribed) return std::unexpected(subscribed.error());
   for (std::size_t queue = 0; queue < plan.queues.size(); ++queue) result.find_left_over(queue);
   return result;
 }
@@ -106,7 +108,7 @@ Expected<void> PipelineQueues::open_streams(std::size_t queue) {
 // They are created in order. Where no stage takes from them nobody could serve what an earlier run left: it stays.
 void PipelineQueues::find_left_over(std::size_t queue) {
   const auto& plan = plan_->queues[queue];
-  if (plan.kind != QueueKind::stream || plan.streams == 0 || queues_[queue].stage.empty()) return;
+  if (plan.kind != QueueKind::stream || plan.streams == 0 || !queues_[queue].is_taken_from) return;
   for (std::uint32_t i = plan.streams; i < lane_->segment().header().queue_count; ++i) {
     const auto id = find_queue(lane_->segment(), stream_name(plan, i));
     if (!id) return;
@@ -122,9 +124,29 @@ void PipelineQueues::connect() {
     if (plan_->queues[i].dead_letter) queues_[*plan_->queues[i].dead_letter].is_dead_letter = true;
   }
   for (const auto& stage : plan_->stages) {
-    if (stage.from) queues_[*stage.from].stage = stage.name;
+    if (stage.from) queues_[*stage.from].is_taken_from = true;
     if (stage.into && !stage.from) queues_[*stage.into].from_outside = true;
   }
+}
+
+// Before anything is published, so that nobody misses the first messages; and where a worker has died its place stays.
+Expected<void> PipelineQueues::subscribe() {
+  for (const auto& stage : plan_->stages) {
+    if (!stage.from || plan_->queues[*stage.from].kind != QueueKind::broadcast) continue;
+    const auto& ring = queues_[*stage.from].rings.front();
+    for (std::uint32_t worker = 0; worker < stage.workers; ++worker) {
+      const auto name = stage.worker_name(worker);
+      const auto made = ensure_subscription(*lane_, ring.id, {.policy = stage.lagging, .name = name});
+      if (!made)
+        return fail(made.error(), fmt::format("queue {}: {}", ring.name, why_not_joined(made.error(), name)));
+    }
+    // Of a run with more workers: nobody would read for them.
+    for (std::uint32_t worker = stage.workers; worker < stage_workers_max; ++worker)
+      if (unsubscribe(*lane_, ring.id, stage.worker_name(worker)) == Status::ok)
+        ended_.push_back(fmt::format("queue {}: the subscription {} of a run with more workers is over",
+                                     ring.name, stage.worker_name(worker)));
+  }
+  return {};
 }
 
 std::vector<std::string> PipelineQueues::names_into(std::size_t queue, std::uint32_t worker,
@@ -154,7 +176,7 @@ std::string PipelineQueues::holder() const {
   const auto& segment = lane_->segment();
   for (std::size_t i = 0; i < queues_.size(); ++i) {
     const auto& queue = queues_[i];
-    const bool is_consumed = !queue.stage.empty() || plan_->queues[i].mirrored;
+    const bool is_consumed = queue.is_taken_from || plan_->queues[i].mirrored;
     for (const auto& ring : queue.rings)
       for (const auto* role : {&row(ring).producer, &row(ring).consumer}) {
         if (role == &row(ring).consumer && !is_consumed) continue;  // somebody from outside
@@ -251,9 +273,13 @@ bool PipelineQueues::is_empty(std::size_t queue, const Ring& ring) const noexcep
   return head == load(shared.tail, acquire);
 }
 
-bool PipelineQueues::finished(std::size_t index, std::uint32_t worker) const {
+bool PipelineQueues::finished(std::size_t index, std::uint32_t worker, std::string_view name) const {
   const auto& queue = queues_[index];
   const auto workers = std::max(1U, plan_->queues[index].streams);
+  if (plan_->queues[index].kind == QueueKind::broadcast) {
+    const auto& ring = queue.rings.front();
+    return is_closed(ring) && unread_messages(lane_->segment(), row(ring), name) == 0;
+  }
   const bool is_split = plan_->queues[index].kind == QueueKind::stream;
   for (std::size_t i = is_split ? worker : 0; i < queue.rings.size(); i += workers)
     if (!is_closed(queue.rings[i]) || !is_empty(index, queue.rings[i])) return false;
@@ -291,7 +317,7 @@ PipelineTotals PipelineQueues::totals() const {
                                                                        : std::min(head, tail);
       totals.moves += tail + taken;
       totals.redelivered += load(shared.redelivered, relaxed);
-      (queue.is_dead_letter && queue.stage.empty() ? totals.dead_letters : totals.queued) += tail - taken;
+      (queue.is_dead_letter && !queue.is_taken_from ? totals.dead_letters : totals.queued) += tail - taken;
       if (!queue.from_outside) continue;
       totals.pushed += tail;
       totals.taken += taken;

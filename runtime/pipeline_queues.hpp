@@ -42,6 +42,9 @@ class PipelineQueues {
   /// What is given to who takes from it.
   std::vector<std::string> names_from(std::size_t queue, std::uint32_t worker) const;
 
+  /// What open() has ended, a line each.
+  const std::vector<std::string>& ended() const noexcept { return ended_; }
+
   /// Who holds a role of a stream or broadcast, or is a process with the name of one of ours: "worker-0 (pid 1234)";
   /// empty: nobody.
   std::string holder() const;
@@ -53,8 +56,8 @@ class PipelineQueues {
   /// The same for streams that earlier runs left.
   void end_left_over();
 
-  /// A queue is closed, and what worker `worker` gets of it is done.
-  bool finished(std::size_t queue, std::uint32_t worker) const;
+  /// A queue is closed, and what worker `worker` gets of it is done; `name` is what it subscribes as.
+  bool finished(std::size_t queue, std::uint32_t worker, std::string_view name) const;
   /// Nothing is in these queues, nor on its way from one to another.
   bool at_rest(std::span<const std::size_t> queues) const;
   PipelineTotals totals() const;
@@ -65,9 +68,9 @@ class PipelineQueues {
     QueueId id;
   };
   struct Queue {
-    std::vector<Ring> rings;  // several of kind stream
-    WorkQueue work;           // of kind work
-    std::string stage;        // that takes from it; empty: none does
+    std::vector<Ring> rings;     // several of kind stream
+    WorkQueue work;              // of kind work
+    bool is_taken_from = false;  // by a stage
     bool from_outside = false;
     bool is_dead_letter = false;
   };
@@ -77,6 +80,7 @@ class PipelineQueues {
   Expected<void> open_streams(std::size_t queue);
   void find_left_over(std::size_t queue);
   void connect();
+  Expected<void> subscribe();
   QueueRow& row(const Ring& ring) const noexcept { return queue_row(lane_->segment(), ring.id.index); }
   bool is_closed(const Ring& ring) const noexcept { return load(row(ring).closed, acquire) != 0; }
   bool is_empty(std::size_t queue, const Ring& ring) const noexcept;
@@ -86,6 +90,7 @@ class PipelineQueues {
   Lane* lane_;
   const PipelinePlan* plan_;
   std::vector<Queue> queues_;  // as in the plan
+  std::vector<std::string> ended_;
 };
 
 }  // namespace sluice

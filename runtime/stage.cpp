@@ -147,9 +147,11 @@ void Stage::look_around() {
 }
 
 Expected<WorkerReport> Stage::serve(const Handler& handler) {
+  // Who is supervised is followed by another of the same name, which goes on where this one stops.
+  const std::string_view subscriber = options_.ready_fd >= 0 ? options_.name : std::string_view();
   const WorkerOptions work{.from = options_.from,
                            .into = options_.into,
-                           .subscription = {.policy = options_.lagging},
+                           .subscription = {.policy = options_.lagging, .name = subscriber},
                            .idle = [this] { look_around(); },
                            .opened = [this] { say_ready(options_.ready_fd, "ready"); }};
   return run_worker(*lane_, work, handler, *stop_);

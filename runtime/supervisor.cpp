@@ -79,6 +79,7 @@ Expected<void> Supervisor::prepare() {
   auto queues = PipelineQueues::open(*lane_, options_.plan);
   if (!queues) return std::unexpected(queues.error());
   queues_ = std::move(*queues);
+  for (const auto& line : queues_->ended()) log(line);
   add_children();
   return {};
 }

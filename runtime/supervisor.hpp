@@ -187,7 +187,7 @@ class Supervisor {
   bool producers_finished(std::size_t queue, std::span<const std::size_t> beside) const;
   /// What it takes from is closed and empty; without, always.
   bool input_finished(const Child& child) const {
-    return !child.from || queues_->finished(*child.from, child.worker);
+    return !child.from || queues_->finished(*child.from, child.worker, child.name);
   }
   std::string status_line(Clock::time_point now);
   void log(std::string_view line) const { options_.log(line); }

@@ -59,8 +59,8 @@ std::vector<Scenario> all_scenarios() {
   std::vector<Scenario> all;
   for (auto* group :
        {segment_scenarios, heap_scenarios, run_scenarios, join_scenarios, queue_scenarios, stream_scenarios,
-        work_scenarios, forward_scenarios, broadcast_scenarios, durable_scenarios, shared_scenarios, io_scenarios,
-        extents_scenarios, extent_store_scenarios, recovery_scenarios})
+        work_scenarios, forward_scenarios, broadcast_scenarios, durable_scenarios, shared_scenarios,
+        io_scenarios, extents_scenarios, extent_store_scenarios, recovery_scenarios})
     for (auto& scenario : group()) all.push_back(std::move(scenario));
   return all;
 }

@@ -121,6 +121,22 @@ broadcast_to_all() {  # each of two stages gets everything, and goes on where it
   expect_noted as-it-is
 }
 
+fewer_subscribers() {  # nobody waits for workers that are no more
+  { echo 'into = "all"'
+    queue all broadcast 'capacity = 16'
+    stage note all "$(note)" 'workers = 3'; } | config
+  run --config "$dir/pipeline.toml" || return
+  finish 0
+  sed -i 's/workers = 3/workers = 1/' "$dir/pipeline.toml"
+  make_input 1 3000000
+  run --config "$dir/pipeline.toml" || return
+  send 1
+  join_clients
+  finish 0
+  expect "subscriptions that ended" "$(grep -c 'the subscription note-[12] of a run with more workers is over' "$dir/err")" 2
+  expect_noted as-it-is
+}
+
 all_killed() {  # everything at once; the next run goes on with what is in the queues
   local pids i
   for i in 1 2 3 4; do make_text "$i" $((1000000 + i)); done
@@ -280,5 +296,5 @@ bad_graphs() {  # each is one line with the place, and exit code 2
   expect_error 3 'pipeline.toml:[0-9]+: stage a: run: /no/such/program: No such file' --segment "$segment" --tcp 127.0.0.1:0 --config "$dir/pipeline.toml"
 }
 
-run_scenarios streams_all_the_way work_and_a_program broadcast_to_all all_killed supervisor_killed dead_letters \
+run_scenarios streams_all_the_way work_and_a_program broadcast_to_all fewer_subscribers all_killed supervisor_killed dead_letters \
   round_and_round made_here stopped_for_long bad_graphs -- "$@"

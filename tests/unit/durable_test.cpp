@@ -300,7 +300,7 @@ TEST_CASE("durable: a publisher that a parked subscription puts to sleep is woke
   auto publisher = rig.publisher();
   rig.join().leave();
   rig.publish(publisher, broadcast_capacity);
-  Sleeper sleeper(*rig.lane, {publisher.source()});
+  Sleeper sleeper(*rig.lane, {publisher.room_source()});
   REQUIRE_FALSE(sleeper.is_over());
   must(unsubscribe(*rig.other, rig.queue, durable_name));
   CHECK(sleeper.result().has_value());

@@ -39,8 +39,9 @@ void recover_the_dead(Actor& self) {
 
 std::vector<Operation> plain_operations() {
   std::vector<Operation> all;
-  for (auto* group : {heap_operations, stream_operations, work_operations, forward_operations, broadcast_operations,
-                      durable_operations, shared_operations, extent_operations, store_operations, process_operations})
+  for (auto* group :
+       {heap_operations, stream_operations, work_operations, forward_operations, broadcast_operations,
+        durable_operations, shared_operations, extent_operations, store_operations, process_operations})
     std::ranges::move(group(), std::back_inserter(all));
   return all;
 }
