@@ -9,6 +9,14 @@
 
 namespace sluice {
 
+namespace {
+
+// For who moves the blocks on: a message without a block has a cell on its way into a work queue, and a broadcast that is
+// full takes a message out into one before another can go in. With none left neither could ever be done.
+constexpr std::uint32_t cells_kept = 4;
+
+}  // namespace
+
 Expected<std::unique_ptr<BufferRing>> BufferRing::open(Ring& ring, Heap& heap, std::uint32_t count,
                                                        std::uint32_t bytes, std::uint16_t group) {
   std::unique_ptr<BufferRing> buffers(new BufferRing(ring, heap, bytes, group));
@@ -75,6 +83,8 @@ void BufferRing::hand_over(std::uint32_t id, int ahead) noexcept {
 std::uint32_t BufferRing::refill() noexcept {
   std::uint32_t added = 0;
   while (!empty_.empty()) {
+    if (heap_.cells_free() <= cells_kept) heap_.flush();
+    if (heap_.cells_free() <= cells_kept) break;
     const auto reference = heap_.allocate(bytes_);
     if (!reference) break;
     const std::uint32_t id = empty_.back();

@@ -238,7 +238,7 @@ stopped_for_long() {  # 30 s without a worker: senders wait, the segment stays i
     dir="$directory/$kind"
     segment="$shm/$kind"
     mkdir "$dir"
-    { echo 'into = "raw"'; queue raw "$kind" 'capacity = 4096'; stage note raw "$(note)"; } | config
+    { echo 'into = "raw"'; queue raw "$kind" 'capacity = 64'; stage note raw "$(note)"; } | config
     run --config "$dir/pipeline.toml" --size 16MiB --buffers 256 || return
     pids+=("$run_pid")
     make_input 1 40000000

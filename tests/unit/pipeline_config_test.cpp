@@ -198,6 +198,24 @@ TEST_CASE("config: the documentation's example of block devices is read", "[tool
   }
 }
 
+TEST_CASE("config: the documentation's example of stages is read, and can run", "[tools][config]") {
+  const auto bytes = read_file(SLUICE_SOURCE_DIR "/docs/pipeline.md");
+  const std::string page(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const std::string fence = "```toml\n";
+  auto begin = page.find(fence);
+  while (begin != std::string::npos &&
+         page.substr(begin, page.find("```\n", begin + fence.size()) - begin).find("[[stage]]") ==
+             std::string::npos)
+    begin = page.find(fence, begin + 1);
+  REQUIRE(begin != std::string::npos);
+  const auto example =
+      page.substr(begin + fence.size(), page.find("```\n", begin + fence.size()) - begin - fence.size());
+  const auto config = must(resolve(must(parse_settings(example, "docs/pipeline.md"))));
+  CHECK(config.plan.queues.size() == 4);
+  CHECK(config.plan.stages.size() == 4);
+  CHECK(config.plan.queues.at(0).dead_letter == 1);
+}
+
 TEST_CASE("config: block devices need no tcp, and nothing that belongs to it", "[tools][config]") {
   auto settings = must(parse_settings(table(disk), "f"));
   const auto config = must(resolve(settings));
