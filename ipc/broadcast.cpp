@@ -64,9 +64,7 @@ std::uint64_t Publisher::held() const noexcept {
 }
 
 Expected<QueueId> create_broadcast(Lane& lane, std::string_view name, const BroadcastOptions& options) {
-  if (options.capacity == 0 || options.capacity > queue_capacity_max)
-    return fail(Status::bad_argument, fmt::format("capacity of queue {}: found {}, expected 1 to {}", name,
-                                                  options.capacity, queue_capacity_max));
+  if (auto sound = check_capacity(name, options.capacity); !sound) return std::unexpected(sound.error());
   if (options.subscribers_max == 0 || options.subscribers_max > subscribers_limit)
     return fail(Status::bad_argument, fmt::format("subscribers of queue {}: found {}, expected 1 to {}", name,
                                                   options.subscribers_max, subscribers_limit));

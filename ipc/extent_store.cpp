@@ -15,11 +15,6 @@ namespace {
 
 constexpr std::uint64_t group_bytes = extent_group_pages * extent_page_bytes;
 
-// QueueRow::change_stream
-constexpr std::uint64_t stream_word(QueueId stream) noexcept {
-  return std::uint64_t{stream.era} << 32 | (std::uint64_t{stream.index} + 1);
-}
-
 std::string name_of_stream(const Segment& segment, std::uint64_t word) {
   const auto index = (word & 0xffffffff) - 1;
   return index < segment.header().queue_count ? std::string(queue_name(queue_row(segment, index))) : "?";
@@ -189,7 +184,7 @@ Expected<void> ExtentStore::bind(QueueId stream) {
     if (was_closed) producer->close();  // to claim it was to open it
     return allowed;
   }
-  store(row_->change_stream, stream_word(stream), release);
+  store(row_->change_stream, packed(stream), release);
   producer_ = std::move(*producer);
   if (const auto status = finish_change(); status != Status::ok)
     return fail(status, fmt::format("device {}: the change that its last server was killed at: {}",
@@ -202,7 +197,7 @@ Expected<void> ExtentStore::bind(QueueId stream) {
 Expected<void> ExtentStore::may_tell(QueueId stream, std::uint64_t tail) const {
   const auto& segment = teller_->segment();
   const auto name = queue_name(*row_);
-  const auto wanted = stream_word(stream);
+  const auto wanted = packed(stream);
   const auto bound = load(row_->change_stream, relaxed);
   if (bound == wanted) return {};
   if (bound != 0)

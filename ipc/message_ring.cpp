@@ -41,7 +41,7 @@ std::expected<RingEnd, Status> RingEnd::open(Lane& lane, QueueId queue, QueueKin
   const auto found = load(row.kind, relaxed);
   const bool is_known = found != 0 && found <= static_cast<std::uint32_t>(QueueKind::extents);
   if (is_known && found != static_cast<std::uint32_t>(kind)) return std::unexpected(Status::bad_argument);
-  const auto ring = sound_ring(segment, row);
+  const auto ring = sound_ring(segment, row, kind);
   if (!is_known || !ring) return std::unexpected(Status::corrupt);
   return RingEnd{&lane, &row, ring->slots, queue, ring->capacity - 1};
 }

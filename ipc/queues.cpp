@@ -165,11 +165,15 @@ Expected<QueueId> create_queue(Lane& lane, std::string_view name, const QueueSha
                                              segment.header().queue_count));
 }
 
+Expected<void> check_capacity(std::string_view name, std::uint32_t capacity) {
+  if (capacity != 0 && capacity <= queue_capacity_max) return {};
+  return fail(Status::bad_argument, fmt::format("capacity of queue {}: found {}, expected 1 to {}", name,
+                                                capacity, queue_capacity_max));
+}
+
 Expected<QueueId> create_stream(Lane& lane, std::string_view name, std::uint32_t capacity,
                                 QueuePolicy policy) {
-  if (capacity == 0 || capacity > queue_capacity_max)
-    return fail(Status::bad_argument, fmt::format("capacity of queue {}: found {}, expected 1 to {}", name,
-                                                  capacity, queue_capacity_max));
+  if (auto sound = check_capacity(name, capacity); !sound) return std::unexpected(sound.error());
   if (policy == QueuePolicy::drop_oldest)
     return fail(Status::bad_argument, fmt::format("queue {}: a stream drops nothing", name));
   const auto slots = std::bit_ceil(capacity);

@@ -21,6 +21,14 @@ struct QueueId {
   bool operator==(const QueueId&) const noexcept = default;
 };
 
+/// A queue as a word of another row names it: its place + 1, era:32 above; 0 is none.
+constexpr std::uint64_t packed(QueueId queue) noexcept {
+  return std::uint64_t{queue.era} << 32 | (queue.index + 1);
+}
+constexpr QueueId unpacked(std::uint64_t word) noexcept {
+  return {static_cast<std::uint32_t>(word) - 1, static_cast<std::uint32_t>(word >> 32)};
+}
+
 /// "a stream", "a work queue": for sentences.
 std::string_view kind_name(QueueKind kind) noexcept;
 
@@ -55,6 +63,9 @@ struct QueueStorage {
 /// where it cannot be used: units that are not committed or do not hold it.
 std::optional<QueueStorage> sound_storage(const Segment& segment, const QueueRow& row,
                                           const QueueShape& shape) noexcept;
+
+/// Of messages, [1, queue_capacity_max].  errors  bad_argument
+Expected<void> check_capacity(std::string_view name, std::uint32_t capacity);
 
 /// Create a stream.
 ///

@@ -1,5 +1,6 @@
 #include "ipc/work_queue.hpp"
 
+#include "ipc/message_ring.hpp"
 #include "shm/block.hpp"
 #include "shm/crash_point.hpp"
 
@@ -13,8 +14,6 @@
 namespace sluice {
 
 namespace {
-
-std::uint64_t pack(QueueId queue) noexcept { return std::uint64_t{queue.era} << 32 | (queue.index + 1); }
 
 // Whether a slot for `base` is for an earlier position than one with `other`; both are modulo 2^40.
 bool is_before(std::uint64_t base, std::uint64_t other) noexcept {
@@ -31,9 +30,7 @@ void raise(std::uint64_t& word, std::uint64_t value) noexcept {
 // ---- Creating --------------------------------------------------------------------------------------------
 
 Expected<QueueId> create_work_queue(Lane& lane, std::string_view name, const WorkOptions& options) {
-  if (options.capacity == 0 || options.capacity > queue_capacity_max)
-    return fail(Status::bad_argument, fmt::format("capacity of queue {}: found {}, expected 1 to {}", name,
-                                                  options.capacity, queue_capacity_max));
+  if (auto sound = check_capacity(name, options.capacity); !sound) return std::unexpected(sound.error());
   if (options.deliveries_max > work_word::Deliveries::max)
     return fail(Status::bad_argument, fmt::format("queue {}: {} deliveries, expected at most {}", name,
                                                   options.deliveries_max, work_word::Deliveries::max));
@@ -48,7 +45,7 @@ Expected<QueueId> create_work_queue(Lane& lane, std::string_view name, const Wor
     if (kind != QueueKind::work)
       return fail(Status::bad_argument, fmt::format("queue {}: found {}, expected a work queue",
                                                     options.dead_letter, kind_name(kind)));
-    dead_letter = pack(*target);
+    dead_letter = packed(*target);
   }
   const auto slots = std::bit_ceil(options.capacity);
   return create_queue(lane, name,
@@ -76,27 +73,15 @@ Expected<QueueId> find_or_create_work_queue(Lane& lane, std::string_view name, c
   return expect("limit of deliveries", load(row.deliveries_max, relaxed), options.deliveries_max);
 }
 
-std::optional<StreamRing> sound_work_ring(const Segment& segment, const QueueRow& row) noexcept {
-  return sound_ring(segment, row, QueueKind::work);
-}
-
 std::expected<WorkQueue, Status> WorkQueue::attach(Lane& lane, QueueId queue) noexcept {
-  const auto& segment = lane.segment();
-  if (queue.index >= segment.header().queue_count) return std::unexpected(Status::bad_argument);
-  auto& row = queue_row(segment, queue.index);
-  const auto word = load(row.word, acquire);  // Q2 <- Q1 (create)
-  if (queue_word::state(word) != QueueState::ready || queue_word::Era::get(word) != queue.era)
-    return std::unexpected(Status::stale);
-  if (load(row.kind, relaxed) != static_cast<std::uint32_t>(QueueKind::work))
-    return std::unexpected(Status::bad_argument);
-  const auto ring = sound_work_ring(segment, row);
-  if (!ring) return std::unexpected(Status::corrupt);
+  const auto end = RingEnd::open(lane, queue, QueueKind::work);
+  if (!end) return std::unexpected(end.error());
   WorkQueue opened;
   opened.lane_ = &lane;
-  opened.row_ = &row;
-  opened.ring_ = ring->slots;
+  opened.row_ = end->row;
+  opened.ring_ = end->slots;
   opened.id_ = queue;
-  opened.mask_ = ring->capacity - 1;
+  opened.mask_ = end->mask;
   opened.version_ = ~std::uint64_t{0};
   return opened;
 }
@@ -104,10 +89,9 @@ std::expected<WorkQueue, Status> WorkQueue::attach(Lane& lane, QueueId queue) no
 std::expected<WorkQueue, Status> WorkQueue::open(Lane& lane, QueueId queue) noexcept {
   auto opened = attach(lane, queue);
   if (!opened) return opened;
-  const auto packed = load(opened->row_->dead_letter, relaxed);
-  if (packed == 0) return opened;
-  auto dead_letter =
-      attach(lane, {static_cast<std::uint32_t>(packed) - 1, static_cast<std::uint32_t>(packed >> 32)});
+  const auto word = load(opened->row_->dead_letter, relaxed);
+  if (word == 0) return opened;
+  auto dead_letter = attach(lane, unpacked(word));
   if (!dead_letter) return dead_letter;
   opened->dead_letter_.reset(new (std::nothrow) WorkQueue(std::move(*dead_letter)));
   if (!opened->dead_letter_) return std::unexpected(Status::exhausted);

@@ -168,9 +168,6 @@ class WorkQueue {
   std::unique_ptr<WorkQueue> dead_letter_;
 };
 
-/// A work queue's slots: what its row said, read once and checked.
-std::optional<StreamRing> sound_work_ring(const Segment& segment, const QueueRow& row) noexcept;
-
 /// Bring a cell that moves into or out of a work queue to rest, as its dead lane: recovery step 2. The caller stores
 /// at_rest then. Repeatable.
 void settle_work_cell(const LaneView& lane, Cell& cell) noexcept;

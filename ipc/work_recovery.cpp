@@ -30,7 +30,7 @@ std::optional<Place> place_of(const Segment& segment, std::uint64_t aux) noexcep
   const auto queue = cell_aux::Queue::get(aux);
   if (queue >= segment.header().queue_count) return std::nullopt;
   auto& row = queue_row(segment, queue);
-  const auto ring = sound_work_ring(segment, row);
+  const auto ring = sound_ring(segment, row, QueueKind::work);
   if (!ring) return std::nullopt;
   const auto position = cell_aux::Position::get(aux);
   return Place{*ring, &row, position, &ring->at(position)};

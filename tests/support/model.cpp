@@ -46,7 +46,7 @@ std::uint64_t count_blocks_in_queues(const Segment& segment) {
     if (const auto map = sound_extents(segment, row)) {
       for (std::uint64_t position = 0; position < map->count(); ++position)
         if (map->at(position) > extent_zeroes) blocks.insert(map->at(position));
-    } else if (const auto slots = sound_work_ring(segment, row)) {
+    } else if (const auto slots = sound_ring(segment, row, QueueKind::work)) {
       for (std::uint64_t i = 0; i < slots->capacity; ++i)
         if (work_word::state(slots->slots[i].stamp) != WorkState::empty && slots->slots[i].handle != 0)
           blocks.insert(slots->slots[i].handle);

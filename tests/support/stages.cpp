@@ -149,7 +149,7 @@ std::vector<StagedMessage> drain_stage(Lane& lane, std::string_view name) {
 std::uint64_t staged_in(const Segment& segment, std::string_view name) {
   const auto& row = queue_row(segment, must(find_queue(segment, name)).index);
   std::uint64_t count = 0;
-  if (const auto work = sound_work_ring(segment, row)) {
+  if (const auto work = sound_ring(segment, row, QueueKind::work)) {
     for (std::uint64_t i = 0; i < work->capacity; ++i) {
       const auto state = work_word::state(load(work->slots[i].stamp, acquire));
       if (state == WorkState::full || state == WorkState::leased) ++count;

@@ -125,7 +125,7 @@ TEST_CASE("queues: a work queue that has gone round tells positions, also beyond
   LimitedRig rig;
   const auto start = GENERATE(std::uint64_t{13}, (std::uint64_t{1} << 40) - 3, (std::uint64_t{5} << 40) + 2);
   auto& row = queue_row(rig.segment(), rig.id.index);
-  auto* ring = sound_work_ring(rig.segment(), row)->slots;
+  auto* ring = sound_ring(rig.segment(), row, QueueKind::work)->slots;
   for (std::uint64_t position = start; position < start + 8; ++position)
     ring[position % 8].stamp = work_word::make(WorkState::empty, (position & ~7ULL) & work_word::Base::max);
   row.head = row.tail = start;
@@ -319,7 +319,7 @@ TEST_CASE("queues: a work queue's row and stamps that cannot be are told, and no
   row.kind = 99;
   expect_broken("kind 99 is unknown");
 
-  auto* ring = sound_work_ring(rig.segment(), row)->slots;
+  auto* ring = sound_ring(rig.segment(), row, QueueKind::work)->slots;
   const auto stamp = ring[0].stamp;
   const auto expect_unreadable = [&](std::uint64_t word) {
     ring[0].stamp = word;

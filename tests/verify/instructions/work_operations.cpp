@@ -52,7 +52,8 @@ void stock(test::Survivor& survivor, const WorkOptions& options) {
 }
 
 std::uint64_t messages_in(const Segment& segment, std::string_view name) {
-  const auto ring = sound_work_ring(segment, queue_row(segment, queue(segment, name).index)).value();
+  const auto ring =
+      sound_ring(segment, queue_row(segment, queue(segment, name).index), QueueKind::work).value();
   std::uint64_t count = 0;
   for (std::uint64_t i = 0; i < ring.capacity; ++i) {
     const auto state = work_word::state(ring.slots[i].stamp);
@@ -149,7 +150,8 @@ Operation push_and_drop() {
   };
   // At most one of the old ones is gone; the new one is there if it has happened.
   operation.happened = [](const Segment& segment) -> std::uint64_t {
-    const auto ring = sound_work_ring(segment, queue_row(segment, queue(segment, work_name).index)).value();
+    const auto ring =
+        sound_ring(segment, queue_row(segment, queue(segment, work_name).index), QueueKind::work).value();
     for (std::uint64_t i = 0; i < ring.capacity; ++i)
       if (work_word::state(ring.slots[i].stamp) == WorkState::full && ring.slots[i].position == 3) return 1;
     return 0;

@@ -30,7 +30,7 @@ bool is_in_queue(Stage stage) noexcept {
 
 std::vector<SlotView> slots_of(const Segment& segment, QueueId queue) {
   std::vector<SlotView> slots;
-  const auto ring = sound_work_ring(segment, queue_row(segment, queue.index));
+  const auto ring = sound_ring(segment, queue_row(segment, queue.index), QueueKind::work);
   for (std::uint64_t i = 0; ring && i < ring->capacity; ++i) {
     const auto word = load(ring->slots[i].stamp, acquire);
     slots.push_back({.state = work_word::state(word),
