@@ -1,6 +1,8 @@
 // Readers of a segment that somebody damages while they read: they never crash, and they end.
 #include "ipc/audit.hpp"
+#include "ipc/broadcast.hpp"
 #include "ipc/stream.hpp"
+#include "ipc/work_queue.hpp"
 #include "tests/support/child.hpp"
 #include "tests/support/temp_segment.hpp"
 
@@ -35,12 +37,26 @@ std::uint64_t seed() {
   return value;
 }
 
-// Blocks, a run, and two streams with messages in them.
+// Blocks, a run, and queues of each kind with messages in them: some of the work is leased, some was given back, and a
+// subscriber is durable.
 void furnish(Rig& rig) {
   for (const auto* name : {"one", "two"}) {
     auto producer = must(StreamProducer::claim(*rig.lane, must(create_stream(*rig.lane, name, 64))));
     for (int i = 0; i < 40; ++i) must(producer.push(Message{}, must(rig.heap().allocate(200))));
   }
+  must(create_work_queue(*rig.lane, "dead", {.capacity = 8}));
+  auto work = must(WorkQueue::open(
+      *rig.lane, must(create_work_queue(*rig.lane, "work",
+                                        {.capacity = 64, .deliveries_max = 3, .dead_letter = "dead"}))));
+  for (int i = 0; i < 40; ++i) must(work.push(Message{}, must(rig.heap().allocate(200))));
+  for (int i = 0; i < 10; ++i) {
+    const auto lease = must(work.take());
+    if (i % 3 == 0) must(work.reject(lease));
+  }
+  const auto topic = must(create_broadcast(*rig.lane, "topic", {.capacity = 64, .subscribers_max = 4}));
+  must(ensure_subscription(*rig.lane, topic, {.name = "durable"}));
+  auto publisher = must(Publisher::claim(*rig.lane, topic));
+  for (int i = 0; i < 40; ++i) must(publisher.push(Message{}, must(rig.heap().allocate(200))));
   for (const std::size_t bytes : {std::size_t{64}, std::size_t{4096}, 3 * unit_bytes})
     must(rig.heap().allocate(bytes));
 }
@@ -52,8 +68,8 @@ class Scribbler {
   Scribbler(const std::string& path, std::uint64_t seed, bool sizes_too)
       : segment_(must(Segment::attach_read_only(path))), random_(seed) {
     const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
-    const auto bytes = segment_.geometry().payload_offset();
-    void* mapped = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void* mapped =
+        ::mmap(nullptr, std::filesystem::file_size(path), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     must_hold(fd >= 0 && mapped != MAP_FAILED, "the file can be written");
     base_ = static_cast<std::byte*>(mapped);
     const auto& header = segment_.header();
@@ -62,7 +78,11 @@ class Scribbler {
       add(RegionKind::queues, i, offsetof(QueueRow, kind), offsetof(QueueRow, name));
       add(RegionKind::queues, i, offsetof(QueueRow, tail), offsetof(QueueRow, bytes_in));
       add(RegionKind::queues, i, offsetof(QueueRow, head), offsetof(QueueRow, redelivered));
+      add(RegionKind::queues, i, offsetof(QueueRow, policy), offsetof(QueueRow, reserved_policy));
     }
+    for (std::uint32_t i = 0; i < header.queue_count; ++i)
+      if (const auto& row = queue_row(segment_, i); queue_word::state(row.word) == QueueState::ready)
+        add_ring(row);
     for (std::uint64_t i = 0; i < segment_.units_committed(); ++i) add(RegionKind::units, i, 0, 24);
     for (std::uint32_t i = 0; i < header.lane_count; ++i) add(RegionKind::lanes, i, 0, 256);
     for (std::uint32_t i = 0; i < header.process_count; ++i) add(RegionKind::processes, i, 0, 32);
@@ -93,6 +113,17 @@ class Scribbler {
       words_.push_back({word, load(*word, relaxed)});
     }
     if (kind == RegionKind::queues) queue_words_ = words_.size();
+  }
+  // The slots and the subscribers' rows of a queue.
+  void add_ring(const QueueRow& row) {
+    const auto ring = sound_ring(segment_, row, static_cast<QueueKind>(row.kind));
+    if (!ring) return;
+    auto* first = base_ + (reinterpret_cast<const std::byte*>(ring->slots) - segment_.base());
+    const auto bytes = ring->capacity * sizeof(Message) + ring->subscribers.size() * sizeof(SubscriberRow);
+    for (std::uint64_t offset = 0; offset < bytes; offset += 8) {
+      auto* word = reinterpret_cast<std::uint64_t*>(first + offset);
+      words_.push_back({word, load(*word, relaxed)});
+    }
   }
   // Every other time in a queue's row: most numbers that lead to an address are there.
   std::size_t pick() { return random_() % (random_() % 2 == 0 ? queue_words_ : words_.size()); }

@@ -125,6 +125,20 @@ TEST_CASE("buffer ring: a fresh block takes the place of a kept one", "[io]") {
   must(slab.rig.heap().release(reference));
 }
 
+TEST_CASE("buffer ring: it leaves cells of the ledger to who moves its blocks on", "[io]") {
+  Rig rig(small_options(64));
+  const auto lane = rig.another_lane({.cells = 32});
+  const auto ring = must(Ring::open(8, 64));
+  const auto cells = lane->heap().cells_free();
+  const auto buffers = must(BufferRing::open(*ring, lane->heap(), 32, 4096, 3));
+  CHECK(buffers->with_kernel() == cells - 4);
+  for (std::uint32_t id = 0; id < 3; ++id) {  // kept, they have their cells still
+    must(buffers->keep(must(buffers->take(id))));
+    CHECK(buffers->refill() == 0);
+    CHECK(lane->heap().reserve_cell().has_value());
+  }
+}
+
 TEST_CASE("buffer ring: without a block a slot stays empty until another lane releases one", "[io]") {
   Slab slab(12, 3);
   const auto other = slab.rig.another_lane();
