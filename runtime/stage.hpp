@@ -4,7 +4,7 @@
 //     auto stage = sluice::Stage::from_environment();
 //     if (!stage) return fmt::print(stderr, "{}\n", stage.error().message), 1;
 //     const auto served = stage->serve([](sluice::Delivery& message) {
-//       change(message.writable);             // in the block; nothing is copied
+//       change(message.writable());           // in the block; nothing is copied
 //       return sluice::Verdict::pass();       // into the next queue
 //     });
 //     return served ? 0 : 1;

@@ -134,7 +134,7 @@ Expected<bool> Loop::serve(std::size_t from) {
                       .redelivered = received->deliveries() != 0,
                       .deliveries = received->deliveries(),
                       .from = from,
-                      .writable = received->writable(),
+                      .received = &*received,
                       .onward = received->message()};
     const bool redelivered = delivery.redelivered;
     const auto length = delivery.message.length;

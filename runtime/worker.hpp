@@ -27,11 +27,15 @@ struct Delivery {
   bool redelivered;                  // it was shown before
   std::uint32_t deliveries = 0;      // how often; a stream knows only whether
   std::size_t from = 0;              // index of its queue in WorkerOptions::from
-  /// The same bytes, to be changed before the message goes on; who is given it after a death sees the change. Empty where
-  /// others read the block as well (Received::writable()).
-  std::span<std::byte> writable = {};
+  Received* received = nullptr;      // where it came from
   /// What the next queue is told. The message as it came, unless the handler changes it.
   Message onward = {};
+
+  /// The bytes, to be changed before the message goes on; who is given it after a death sees the change. Empty where
+  /// others read the block as well (Received::writable()).
+  std::span<std::byte> writable() const noexcept {
+    return received != nullptr ? received->writable() : std::span<std::byte>();
+  }
 };
 
 /// What becomes of a message.

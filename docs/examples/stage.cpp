@@ -11,7 +11,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cctype>
 #include <string_view>
 
@@ -20,9 +19,8 @@ namespace {
 sluice::Verdict upper(sluice::Delivery& message) {
   const std::string_view text(reinterpret_cast<const char*>(message.bytes.data()), message.bytes.size());
   if (text.starts_with("bad")) return sluice::Verdict::again();  // until it is a dead letter
-  std::ranges::transform(message.writable, message.writable.begin(), [](std::byte letter) {
-    return static_cast<std::byte>(std::toupper(static_cast<unsigned char>(letter)));
-  });
+  for (auto& letter : message.writable())
+    letter = static_cast<std::byte>(std::toupper(static_cast<unsigned char>(letter)));
   return sluice::Verdict::pass();
 }
 

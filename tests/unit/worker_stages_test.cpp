@@ -72,7 +72,8 @@ TEST_CASE("stage: a message goes on with the same block, changed in place, from 
         *stages.worker, {.from = {"from"}, .into = {"into"}, .opened = [&] { open = true; }},
         [&](Delivery& delivery) {
           blocks[delivery.message.position] = delivery.message.handle;
-          if (!delivery.writable.empty()) fill_pattern(delivery.writable, delivery.message.position + 1000);
+          if (const auto bytes = delivery.writable(); !bytes.empty())
+            fill_pattern(bytes, delivery.message.position + 1000);
           delivery.onward.detail = 7;
           return Verdict::pass();
         },
