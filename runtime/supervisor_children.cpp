@@ -158,6 +158,7 @@ void Supervisor::handle_end(Child& child) {
     child.finished = true;
     log(line + ", it has made all its messages");
     recover();
+    announce_ready();  // it may be the last that was waited for
     if (std::ranges::all_of(children_, [](const Child& other) {
           return other.finished || !rules_of(other.role).ends_on_signal;
         }))
