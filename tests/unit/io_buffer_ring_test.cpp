@@ -127,10 +127,10 @@ TEST_CASE("buffer ring: a fresh block takes the place of a kept one", "[io]") {
 
 TEST_CASE("buffer ring: it leaves cells of the ledger to who moves its blocks on", "[io]") {
   Rig rig(small_options(64));
-  const auto lane = rig.another_lane({.cells = 32});
+  const auto lane = rig.another_lane({.cells = 64});
   const auto ring = must(Ring::open(8, 64));
   const auto cells = lane->heap().cells_free();
-  const auto buffers = must(BufferRing::open(*ring, lane->heap(), 32, 4096, 3));
+  const auto buffers = must(BufferRing::open(*ring, lane->heap(), 64, 4096, 3));
   CHECK(buffers->with_kernel() == cells - 4);
   for (std::uint32_t id = 0; id < 3; ++id) {  // kept, they have their cells still
     must(buffers->keep(must(buffers->take(id))));
