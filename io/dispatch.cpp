@@ -10,7 +10,7 @@ namespace sluice {
 namespace {
 
 // Positions of a work queue that one collect() looks at beyond the oldest that is not done.
-constexpr std::uint64_t sweep_step = 64;
+constexpr std::uint64_t sweep_step = 4096;
 
 }  // namespace
 
@@ -175,6 +175,17 @@ bool Dispatch::count_off(Stream& stream, std::uint64_t position) noexcept {
   return true;
 }
 
+// From stream.sweep to there positions are to be looked at.
+std::uint64_t Dispatch::next_sweep(Stream& stream) noexcept {
+  if (stream.sweep < stream.taken || stream.sweep >= stream.end) stream.sweep = stream.taken;
+  return stream.sweep + std::min(sweep_step, stream.end - stream.sweep);
+}
+
+bool Dispatch::is_charged_and_taken(const Stream& stream, std::uint64_t position) noexcept {
+  const auto& owner = stream.owners[position & (stream.outlet.capacity() - 1)];
+  return owner != ConnectionId{} && stream.outlet.is_taken(position);
+}
+
 bool Dispatch::collect(Stream& stream) noexcept {
   if (!look(stream)) return false;
   const std::uint64_t before = stream.taken;
@@ -183,9 +194,8 @@ bool Dispatch::collect(Stream& stream) noexcept {
   bool moved = stream.taken != before;
   if (!stream.outlet.out_of_order()) return moved;
   // Behind a message that takes long others are done; a part of them is looked at each time.
-  if (stream.sweep < stream.taken || stream.sweep >= stream.end) stream.sweep = stream.taken;
-  for (auto left = std::min(sweep_step, stream.end - stream.sweep); left != 0; --left, ++stream.sweep)
-    if (stream.outlet.is_taken(stream.sweep)) moved |= count_off(stream, stream.sweep);
+  for (const auto last = next_sweep(stream); stream.sweep != last; ++stream.sweep)
+    if (is_charged_and_taken(stream, stream.sweep)) moved |= count_off(stream, stream.sweep);
   return moved;
 }
 
@@ -198,6 +208,11 @@ bool Dispatch::collect() noexcept {
 bool Dispatch::would_move(Stream& stream) noexcept {
   if (!look(stream)) return true;
   if (stream.taken != stream.end && stream.outlet.is_taken(stream.taken)) return true;
+  if (stream.outlet.out_of_order()) {
+    const auto last = next_sweep(stream);
+    for (auto position = stream.sweep; position != last; ++position)
+      if (is_charged_and_taken(stream, position)) return true;
+  }
   return stream.pending != 0 ? stream.outlet.room() != 0 : stream.stalled && has_room_again(stream);
 }
 

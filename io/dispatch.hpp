@@ -117,6 +117,8 @@ class Dispatch {
   bool collect(Stream& stream) noexcept;
   bool count_off(Stream& stream, std::uint64_t position) noexcept;
   bool look(Stream& stream) noexcept;
+  static std::uint64_t next_sweep(Stream& stream) noexcept;
+  static bool is_charged_and_taken(const Stream& stream, std::uint64_t position) noexcept;
   static bool has_room_again(Stream& stream) noexcept;
   bool would_move(Stream& stream) noexcept;
 

@@ -7,6 +7,17 @@
 
 namespace sluice {
 
+namespace {
+
+// Closed by the end of an earlier run it is opened, as streams and broadcasts are by their next producer.
+std::expected<WorkQueue, Status> open_work(Lane& lane, QueueId id) {
+  auto queue = WorkQueue::open(lane, id);
+  if (queue && queue->closed()) queue->reopen();
+  return queue;
+}
+
+}  // namespace
+
 Expected<Outlet> Outlet::open(Lane& lane, const std::string& name) {
   const auto id = find_queue(lane.segment(), name);
   if (!id) return std::unexpected(id.error());
@@ -23,7 +34,7 @@ Expected<Outlet> Outlet::open(Lane& lane, const std::string& name) {
   };
   switch (static_cast<QueueKind>(load(row.kind, relaxed))) {
     case QueueKind::stream: return made(StreamProducer::claim(lane, *id));
-    case QueueKind::work: return made(WorkQueue::open(lane, *id));
+    case QueueKind::work: return made(open_work(lane, *id));
     case QueueKind::broadcast: return made(Publisher::claim(lane, *id));
     case QueueKind::none:
     case QueueKind::extents: break;
@@ -65,7 +76,8 @@ bool Outlet::is_taken(std::uint64_t position) const noexcept {
 }
 
 std::uint64_t Outlet::room() noexcept {
-  if (auto* publisher = std::get_if<Publisher>(&end_)) return publisher->room(capacity_ / 4);
+  if (auto* publisher = std::get_if<Publisher>(&end_))
+    return publisher->room(std::max<std::uint64_t>(1, capacity_ / 4));
   if (const auto* work = std::get_if<WorkQueue>(&end_); work != nullptr) {
     if (!work->has_room()) return 0;
     const auto front = load(row_->head, acquire);  // at most behind, as tail is
@@ -77,13 +89,7 @@ std::uint64_t Outlet::room() noexcept {
 
 bool Outlet::shed() noexcept {
   auto* publisher = std::get_if<Publisher>(&end_);
-  if (publisher == nullptr) return false;
-  const auto before = publisher->floor();
-  const auto kept = publisher->tail() - before;
-  const auto unread = std::min(publisher->unread(), kept);
-  // Half of the history; without one, of what those have not read that may be passed.
-  (void)publisher->trim(unread < kept ? unread + (kept - unread) / 2 : kept / 2);
-  return publisher->floor() != before;
+  return publisher != nullptr && publisher->shed();
 }
 
 Doorbell* Outlet::consumer_bell() const noexcept {

@@ -44,8 +44,7 @@ class Outlet {
   /// Room for so many more, at least.
   std::uint64_t room() noexcept;
 
-  /// Have a broadcast drop what has been read, so that its blocks can be used again; if there is nothing like that, what
-  /// those have not read that may be passed. True: it dropped something.
+  /// Publisher::shed(), of a broadcast.
   bool shed() noexcept;
 
   /// Whoever takes from it rings this lane if it sleeps: a stream's consumer, or who finds its mark (room_marks()). A

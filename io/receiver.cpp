@@ -278,7 +278,10 @@ bool Receiver::settle(std::uint64_t now_ns) noexcept {
   }
   if (buffers_.empty() != 0 && now_ns >= refill_at_ns_) {
     moved |= buffers_.refill() != 0;
-    if (buffers_.empty() != 0 && dispatch_.shed()) moved |= buffers_.refill() != 0;
+    if (buffers_.empty() != 0) {
+      fetch_add(pipeline_.short_of_blocks, 1, relaxed);
+      if (dispatch_.shed()) moved |= buffers_.refill() != 0;
+    }
     refill_at_ns_ = buffers_.empty() != 0 ? now_ns + refill_interval_ns : 0;
   }
   wake_starved(now_ns);

@@ -79,8 +79,14 @@ Expected<QueueId> create_broadcast(Lane& lane, std::string_view name, const Broa
 
 Expected<QueueId> find_or_create_broadcast(Lane& lane, std::string_view name,
                                            const BroadcastOptions& options) {
-  return find_or_create(lane.segment(), name, QueueKind::broadcast, QueuePolicy::block,
-                        [&] { return create_broadcast(lane, name, options); });
+  const auto id = find_or_create(lane.segment(), name, QueueKind::broadcast, QueuePolicy::block,
+                                 [&] { return create_broadcast(lane, name, options); });
+  if (!id) return id;
+  const auto& row = queue_row(lane.segment(), id->index);
+  return expect_same(*id, name,
+                     {{"capacity", load(row.capacity, relaxed),
+                       std::bit_ceil(std::max(options.capacity, broadcast_capacity_min))},
+                      {"most subscribers", load(row.subscribers_max, relaxed), options.subscribers_max}});
 }
 
 std::expected<Publisher, Status> Publisher::claim(Lane& lane, QueueId queue) noexcept {
@@ -227,6 +233,14 @@ Status Publisher::trim(std::uint64_t keep) noexcept {
   if (cleared_ < goal && !is_held_up()) clear(goal, goal);
   const auto status = drop_until(std::min(goal, cleared_));
   return status == Status::ok && floor_ < goal ? Status::full : status;
+}
+
+bool Publisher::shed() noexcept {
+  const auto before = floor_;
+  const auto kept = tail_ - before;
+  const auto waited_for = std::min(unread(), kept);
+  (void)trim(waited_for < kept ? waited_for + (kept - waited_for) / 2 : kept / 2);
+  return floor_ != before;
 }
 
 // --- publish -----------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ struct BroadcastOptions {
 
 /// errors  as create_stream
 Expected<QueueId> create_broadcast(Lane& lane, std::string_view name, const BroadcastOptions& options);
-/// errors  as create_stream and find_queue; bad_argument  the name is no broadcast's
+/// errors  as create_stream and find_or_create; bad_argument  it is there with another capacity or limit
 Expected<QueueId> find_or_create_broadcast(Lane& lane, std::string_view name,
                                            const BroadcastOptions& options);
 
@@ -67,6 +67,9 @@ class Publisher {
   /// Drop old messages until `keep` are left, or until one that somebody holds. Policies are applied as by a push.
   /// errors  full  somebody holds older ones; no_cell
   Status trim(std::uint64_t keep) noexcept;
+  /// Drop half of what everybody has read, so that its blocks can be used again; if there is nothing like that, of what
+  /// those have not read that may be passed. True: it dropped something.
+  bool shed() noexcept;
   /// Nothing will follow what was published: subscribers end when they have read it. Opened again by the next
   /// publisher.
   void close() noexcept;

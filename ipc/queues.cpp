@@ -206,6 +206,15 @@ Expected<QueueId> find_or_create(const Segment& segment, std::string_view name, 
   return id;
 }
 
+Expected<QueueId> expect_same(QueueId id, std::string_view name,
+                              std::initializer_list<ExpectedNumber> numbers) {
+  for (const auto& number : numbers)
+    if (number.found != number.expected)
+      return fail(Status::bad_argument, fmt::format("queue {}: found {} {}, expected {}", name, number.what,
+                                                    number.found, number.expected));
+  return id;
+}
+
 Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity,
                                         QueuePolicy policy) {
   return find_or_create(lane.segment(), name, QueueKind::stream, policy,

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
@@ -84,6 +85,16 @@ Expected<QueueId> find_queue(const Segment& segment, std::string_view name);
 /// errors  as both; bad_argument  the name is that of another kind, or of another policy
 Expected<QueueId> find_or_create(const Segment& segment, std::string_view name, QueueKind kind,
                                  QueuePolicy policy, const std::function<Expected<QueueId>()>& create);
+
+/// A number of a queue that is there, and what it has to be.
+struct ExpectedNumber {
+  std::string_view what;
+  std::uint64_t found = 0;
+  std::uint64_t expected = 0;
+};
+/// The queue, if all of these are.  errors  bad_argument  naming the first that is not
+Expected<QueueId> expect_same(QueueId id, std::string_view name,
+                              std::initializer_list<ExpectedNumber> numbers);
 
 /// find_queue, or create_stream where there is none.  errors  as find_or_create
 Expected<QueueId> find_or_create_stream(Lane& lane, std::string_view name, std::uint32_t capacity,

@@ -63,14 +63,20 @@ Expected<QueueId> find_or_create_work_queue(Lane& lane, std::string_view name, c
                                  [&] { return create_work_queue(lane, name, options); });
   if (!id) return id;
   const auto& row = queue_row(lane.segment(), id->index);
-  const auto expect = [&](std::string_view what, std::uint64_t found, std::uint64_t expected) {
-    return found == expected ? id
-                             : fail(Status::bad_argument, fmt::format("queue {}: found {} {}, expected {}",
-                                                                      name, what, found, expected));
-  };
-  if (auto same = expect("capacity", load(row.capacity, relaxed), std::bit_ceil(options.capacity)); !same)
-    return same;
-  return expect("limit of deliveries", load(row.deliveries_max, relaxed), options.deliveries_max);
+  const auto same =
+      expect_same(*id, name,
+                  {{"capacity", load(row.capacity, relaxed), std::bit_ceil(options.capacity)},
+                   {"limit of deliveries", load(row.deliveries_max, relaxed), options.deliveries_max}});
+  if (!same || options.dead_letter.empty()) return same;
+  const auto target = find_queue(lane.segment(), options.dead_letter);
+  if (!target) return target;
+  const auto found = unpacked(load(row.dead_letter, relaxed));
+  if (found == *target) return id;
+  const bool is_there = found.index < lane.segment().header().queue_count;
+  return fail(Status::bad_argument,
+              fmt::format("queue {}: found the dead letter queue {}, expected {}", name,
+                          is_there ? queue_name(queue_row(lane.segment(), found.index)) : "of a damaged row",
+                          options.dead_letter));
 }
 
 std::expected<WorkQueue, Status> WorkQueue::attach(Lane& lane, QueueId queue) noexcept {

@@ -31,7 +31,8 @@ namespace sluice {
 struct WorkOptions {
   std::uint32_t capacity = 1024;  // messages, waiting and leased; rounded up to a power of two
   QueuePolicy policy = QueuePolicy::block;
-  /// A message that was delivered so often goes to `dead_letter`, another work queue; [1, 255], 0: never.
+  /// A message that was delivered so often goes to `dead_letter`, another work queue; [1, 255], 0: never. Where that is
+  /// full its policy says what then: block leaves the message where it is, fail drops it, counted as refused there.
   std::uint32_t deliveries_max = 0;
   std::string_view dead_letter = {};  // NOLINT(readability-redundant-member-init): gcc asks for it
 };
@@ -110,6 +111,8 @@ class WorkQueue {
   bool ended() const noexcept;
   /// All that was pushed is done. Looks at every slot.
   bool is_empty() const noexcept;
+  /// How much is not. Looks at every slot.
+  std::uint64_t in_use() const noexcept;
 
   // ---- Waiting: for wait_any(), as long as this object stays where it is
 
@@ -148,6 +151,7 @@ class WorkQueue {
   Message* slot_of(const WorkLease& lease) const noexcept;
   void give_back(const WorkLease& lease, std::uint64_t deliveries) noexcept;
   Status bury(const WorkLease& lease) noexcept;
+  bool takes_one() const noexcept;
   bool buries() const noexcept;
   std::uint64_t first_waiting(std::uint64_t first, std::uint64_t end, bool over_limit) const noexcept;
   void empty_slot(Message& slot, std::uint64_t position) noexcept;

@@ -135,16 +135,31 @@ std::expected<WorkLease, Status> WorkQueue::take() noexcept {
 // Send a message that was delivered too often away. If it cannot be, it stays and waits.
 Status WorkQueue::bury(const WorkLease& lease) noexcept {
   const auto status = forward(lease, *dead_letter_, *message(lease));
-  if (status == Status::ok)
+  if (status == Status::ok) {
     fetch_add(row_->dead_lettered, 1, relaxed);
-  else
-    give_back(lease, lease.deliveries);
+    return status;
+  }
+  const auto policy = static_cast<QueuePolicy>(load(dead_letter_->row_->policy, relaxed));
+  if (status == Status::full && policy == QueuePolicy::fail) return acknowledge(lease);
+  give_back(lease, lease.deliveries);
   return status;
+}
+
+// Whether a push would end here rather than wait: there is room, or can be made, or it would be dropped.
+bool WorkQueue::takes_one() const noexcept {
+  if (has_room()) return true;
+  switch (static_cast<QueuePolicy>(load(row_->policy, relaxed))) {
+    case QueuePolicy::fail: return true;
+    case QueuePolicy::drop_oldest:
+      return work_word::state(load(at(load(row_->tail, acquire)).stamp, acquire)) == WorkState::full;
+    case QueuePolicy::block: break;
+  }
+  return false;
 }
 
 // Whether what is over the limit can be sent away.
 bool WorkQueue::buries() const noexcept {
-  return dead_letter_ && !dead_letter_->closed() && dead_letter_->has_room();
+  return dead_letter_ && !dead_letter_->closed() && dead_letter_->takes_one();
 }
 
 bool WorkQueue::has_message() const noexcept {
@@ -166,6 +181,13 @@ bool WorkQueue::is_done(std::uint64_t position) const noexcept {
 
 // L2 <- L1 (close): who claimed a slot and saw the queue open before is seen here.
 bool WorkQueue::ended() const noexcept { return closed() && is_empty(); }
+
+std::uint64_t WorkQueue::in_use() const noexcept {
+  std::uint64_t found = 0;
+  for (std::uint64_t i = 0; i <= mask_; ++i)
+    found += work_word::state(load(ring_[i].stamp, acquire)) != WorkState::empty ? 1U : 0U;
+  return found;
+}
 
 bool WorkQueue::is_empty() const noexcept {
   for (std::uint64_t i = 0; i <= mask_; ++i)

@@ -10,7 +10,9 @@ namespace sluice {
 
 struct alignas(64) PipelineState {
   std::uint64_t next_flow;  // number of the next connection; never goes back.  W: ingress.  R: all
-  std::uint64_t reserved[7];
+  // Times that somebody who makes messages found no block: who keeps history gives some up.  W: those
+  std::uint64_t short_of_blocks;
+  std::uint64_t reserved[6];
 };
 static_assert(sizeof(PipelineState) == 64);
 

@@ -11,6 +11,7 @@
 #include "runtime/pipeline_plan.hpp"
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,8 +34,9 @@ struct PipelineTotals {
 
 class PipelineQueues {
  public:
-  /// Find or create the plan's queues and subscriptions, and find the streams that earlier runs with more workers left.
+  /// Find or create the plan's queues, and find the streams that earlier runs with more workers left.
   /// errors  exhausted, busy, bad_argument  as those of the kinds: of a queue that is there and is another
+  ///         busy  messages are on their way through another number of streams
   static Expected<PipelineQueues> open(Lane& lane, const PipelinePlan& plan);
 
   /// What is given to who publishes into a queue: of streams all if it is alone, else its own.
@@ -42,14 +44,14 @@ class PipelineQueues {
   /// What is given to who takes from it.
   std::vector<std::string> names_from(std::size_t queue, std::uint32_t worker) const;
 
-  /// What open() has ended, a line each.
-  const std::vector<std::string>& ended() const noexcept { return ended_; }
-
   /// Who holds a role of a stream or broadcast, or is a process with the name of one of ours: "worker-0 (pid 1234)";
   /// empty: nobody.
   std::string holder() const;
   /// Take back the end of all queues. Nobody may hold a role.
   Status reopen();
+  /// Make the subscriptions of the stages' workers, end those of other runs.  Returns what there is to tell, a line each
+  /// errors  exhausted, incompatible  as ensure_subscription()
+  Expected<std::vector<std::string>> subscribe();
   /// End a queue whose producers have finished: flows in streams that have not ended never will. False: not yet, there
   /// is a producer, or no room for the word.
   bool close(std::size_t queue);
@@ -73,24 +75,28 @@ class PipelineQueues {
     bool is_taken_from = false;  // by a stage
     bool from_outside = false;
     bool is_dead_letter = false;
+    bool is_passed_on = false;  // by a stage, into it or from it
+    std::uint32_t found = 0;    // streams that were there before
   };
 
   explicit PipelineQueues(Lane& lane, const PipelinePlan& plan) : lane_(&lane), plan_(&plan) {}
   Expected<void> open(std::size_t queue);
-  Expected<void> open_streams(std::size_t queue);
-  void find_left_over(std::size_t queue);
+  Expected<void> find_streams(std::size_t queue);
+  Expected<void> create_streams(std::size_t queue);
   void connect();
-  Expected<void> subscribe();
+  void note_others(std::size_t queue, std::vector<std::string>& notes) const;
+  std::optional<QueueId> find_stream(const std::string& name) const;
+  Expected<void> check_numbers() const;
   QueueRow& row(const Ring& ring) const noexcept { return queue_row(lane_->segment(), ring.id.index); }
   bool is_closed(const Ring& ring) const noexcept { return load(row(ring).closed, acquire) != 0; }
   bool is_empty(std::size_t queue, const Ring& ring) const noexcept;
-  bool end_stream(const Ring& ring, bool with_word);
+  bool end_stream(const Ring& ring, std::uint64_t over_below);
   std::uint64_t moves(std::span<const std::size_t> queues) const noexcept;
 
   Lane* lane_;
   const PipelinePlan* plan_;
-  std::vector<Queue> queues_;  // as in the plan
-  std::vector<std::string> ended_;
+  std::vector<Queue> queues_;     // as in the plan
+  std::uint64_t first_flow_ = 0;  // of this run
 };
 
 }  // namespace sluice

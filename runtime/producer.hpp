@@ -26,8 +26,18 @@ class Producer {
   /// errors  not_found; busy  another lane has the role; bad_argument  nothing can be published into that; corrupt
   static Expected<Producer> open(Lane& lane, std::string_view name);
 
+  /// A block to be filled. Without room a broadcast gives up what it keeps for late subscribers.
+  /// errors  as MemoryBlock::allocate()
   std::expected<MemoryBlock, Status> allocate(std::size_t bytes) noexcept {
-    return MemoryBlock::allocate(*lane_, bytes);
+    auto block = MemoryBlock::allocate(*lane_, bytes);
+    while (!block && block.error() == Status::exhausted && shed())
+      block = MemoryBlock::allocate(*lane_, bytes);
+    return block;
+  }
+  /// Publisher::shed(), of a broadcast.
+  bool shed() noexcept {
+    auto* publisher = std::get_if<Publisher>(&end_);
+    return publisher != nullptr && publisher->shed();
   }
 
   /// Publish the block; it is the queue's afterwards, and `block` is empty. Nothing is copied but the message.

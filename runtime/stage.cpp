@@ -1,15 +1,18 @@
 #include "runtime/stage.hpp"
 
 #include "ipc/processes.hpp"
+#include "runtime/pipeline_layout.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include <unistd.h>
@@ -19,6 +22,8 @@ namespace sluice {
 namespace {
 
 constexpr std::uint32_t lane_cells = 256;
+// Until a program that makes messages looks again whether there is a block.
+constexpr auto pause_for_blocks = std::chrono::milliseconds(1);
 
 std::atomic<bool> signalled{false};
 static_assert(std::atomic<bool>::is_always_lock_free);
@@ -83,6 +88,7 @@ Expected<Stage> Stage::from_environment() {
   if (const auto fd = variable("SLUICE_READY_FD"); !fd.empty()) {
     const auto [end, error] = std::from_chars(fd.data(), fd.data() + fd.size(), options.ready_fd);
     if (error != std::errc() || end != fd.data() + fd.size()) return wrong("SLUICE_READY_FD", fd, "a number");
+    ::unsetenv("SLUICE_READY_FD");  // NOLINT(concurrency-mt-unsafe): a child of ours is not to write there
   }
   return open(std::move(options));
 }
@@ -138,8 +144,9 @@ bool Stage::fillable() const {
 }
 
 void Stage::look_around() {
-  if (!signalled.load(relaxed) || stopping()) return;
-  if (::getppid() != parent_) {
+  const bool is_orphan = ::getppid() != parent_;
+  if (stopping() || (!signalled.load(relaxed) && !is_orphan)) return;
+  if (is_orphan) {
     session_->recover_dead();
     if (fillable()) return;
   }
@@ -154,7 +161,11 @@ Expected<WorkerReport> Stage::serve(const Handler& handler) {
                            .subscription = {.policy = options_.lagging, .name = subscriber},
                            .idle = [this] { look_around(); },
                            .opened = [this] { say_ready(options_.ready_fd, "ready"); }};
-  return run_worker(*lane_, work, handler, *stop_);
+  auto served = run_worker(*lane_, work, handler, *stop_);
+  if (served && served->ended != Status::ok && served->ended != Status::full)
+    return fail(served->ended,
+                fmt::format("{}: the handler stopped it: {}", options_.name, to_string(served->ended)));
+  return served;
 }
 
 Expected<void> Stage::produce(const std::function<Status(Producer& into)>& make) {
@@ -165,6 +176,11 @@ Expected<void> Stage::produce(const std::function<Status(Producer& into)>& make)
   while (!signalled.load(relaxed)) {
     const auto status = make(*into);
     if (status == Status::closed) break;
+    if (status == Status::exhausted) {  // those behind this one may be slow
+      fetch_add(pipeline_state(session_->segment()).short_of_blocks, 1, relaxed);
+      std::this_thread::sleep_for(pause_for_blocks);
+      continue;
+    }
     if (status != Status::ok && status != Status::interrupted)
       return fail(status, fmt::format("queue {}: {}", options_.into.front(), to_string(status)));
   }

@@ -56,11 +56,11 @@ class Stage {
   Lane& lane() noexcept { return *lane_; }
   const StageOptions& options() const noexcept { return options_; }
 
-  /// Serve until the end.  errors  as run_worker()
+  /// Serve until the end.  errors  as run_worker(); what the handler stopped with
   Expected<WorkerReport> serve(const Handler& handler);
   /// Of a stage that takes from nothing: call `make` again and again, until it says closed, which means that all is made,
-  /// or until this process is asked to end.
-  /// errors  what `make` says; as Producer::open()
+  /// or until this process is asked to end. exhausted is tried again after a moment.
+  /// errors  what else `make` says; as Producer::open()
   Expected<void> produce(const std::function<Status(Producer& into)>& make);
   /// This process was asked to end.
   bool stopping() const noexcept { return stop_->load(std::memory_order_relaxed); }

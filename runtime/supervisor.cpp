@@ -79,7 +79,6 @@ Expected<void> Supervisor::prepare() {
   auto queues = PipelineQueues::open(*lane_, options_.plan);
   if (!queues) return std::unexpected(queues.error());
   queues_ = std::move(*queues);
-  for (const auto& line : queues_->ended()) log(line);
   add_children();
   return {};
 }
@@ -227,6 +226,9 @@ void Supervisor::tick_waiting(Clock::time_point now) {
 void Supervisor::begin_serving() {
   if (const auto status = queues_->reopen(); status != Status::ok)
     return finish(SupervisorEnd::failed, fmt::format("opening the queues: {}", to_string(status)));
+  const auto subscribed = queues_->subscribe();
+  if (!subscribed) return finish(SupervisorEnd::failed, subscribed.error().message);
+  for (const auto& line : *subscribed) log(line);
   auto& next_flow = pipeline_state(session_.segment()).next_flow;
   if (load(next_flow, acquire) < options_.first_flow) store(next_flow, options_.first_flow, release);
   phase_ = Phase::serving;

@@ -182,6 +182,7 @@ class Supervisor {
   bool refused(Child& child, const ChildExit& exit) const;
   void handle_end_in_drain(Child& child, const ChildExit& exit, const std::string& line);
   void end_queues();
+  void end_sources(Clock::time_point now);
   bool publishes_into(const Child& child, std::size_t queue) const;
   /// Whoever can bring messages into a queue has ended, but those in `beside`, which are queues as well.
   bool producers_finished(std::size_t queue, std::span<const std::size_t> beside) const;
@@ -215,6 +216,7 @@ class Supervisor {
   Clock::time_point next_status_ = Clock::time_point::max();
   std::uint64_t progress_seen_ = 0;
   Clock::time_point progress_at_;
+  Clock::time_point drain_began_;
   std::uint64_t status_bytes_ = 0;
   Clock::time_point status_at_;
 };

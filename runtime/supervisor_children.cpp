@@ -51,8 +51,12 @@ void Supervisor::start(Child& child) {
     child.process.emplace(std::move(*started));
     return;
   }
+  auto reason = fmt::format("{} could not be started: {}", child.name, started.error().message);
+  const bool is_missing =
+      started.error().status == Status::not_found || started.error().status == Status::permission;
+  if (!announced_ && is_missing) return finish(SupervisorEnd::failed, std::move(reason));
   const auto wait = child.backoff.next(Backoff::Duration::zero());
-  log(fmt::format("{} could not be started: {}", child.name, started.error().message));
+  log(reason);
   child.start_at = child.started + wait;
 }
 
@@ -135,7 +139,9 @@ void Supervisor::report_slow_device(Child& child, Clock::time_point now) {
 }
 
 bool Supervisor::refused(Child& child, const ChildExit& exit) const {
-  if (child.ready || exit.killed || exit.value == 0) return false;
+  // A program that ends in order without a word, before the pipeline has ever worked, is not one that serves.
+  if (child.ready || exit.killed || (exit.value == 0 && (announced_ || child.role != ChildRole::worker)))
+    return false;
   // Before the pipeline has ever worked, whatever keeps a child from starting is for the user to mend.
   if (!announced_) return true;
   if (!options_.is_refusal(exit.value)) return false;
@@ -165,10 +171,14 @@ void Supervisor::handle_end(Child& child) {
       begin_drain(SupervisorEnd::drained, "");
     return;
   } else if (refused(child, *exit)) {
-    report_.child_exit_code = exit->value;
+    constexpr int failure = 1;
+    report_.child_exit_code = exit->succeeded() ? failure : exit->value;
     child.finished = true;
     recover();
-    return begin_drain(SupervisorEnd::refused, announced_ ? line : "");
+    // Who has failed has said why.
+    return begin_drain(SupervisorEnd::refused, announced_          ? line
+                                               : exit->succeeded() ? line + " before it was ready"
+                                                                   : "");
   }
   const auto wait = child.backoff.next(now - child.started);
   log(fmt::format(

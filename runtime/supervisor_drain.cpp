@@ -9,6 +9,13 @@
 
 namespace sluice {
 
+namespace {
+
+// What a program that makes messages gets beyond the grace, to finish the one that it is at.
+constexpr auto source_patience = std::chrono::seconds(1);
+
+}  // namespace
+
 // Whether no message moved for the grace and the patience together.
 bool Supervisor::stalled(Clock::time_point now) {
   const auto moves = queues_->totals().moves;
@@ -20,7 +27,7 @@ void Supervisor::begin_drain(SupervisorEnd end, std::string reason) {
   phase_ = Phase::draining;
   report_.end = end;
   report_.reason = std::move(reason);
-  progress_at_ = Clock::now();
+  progress_at_ = drain_began_ = Clock::now();
   next_tick_ = progress_at_;
   if (!report_.reason.empty())
     log(report_.reason + "; draining");
@@ -41,6 +48,7 @@ void Supervisor::begin_drain(SupervisorEnd end, std::string reason) {
 void Supervisor::tick_draining(Clock::time_point now) {
   const auto finished = [](const Child& child) { return child.finished; };
   end_queues();
+  end_sources(now);
   // Who only consumes, and is between two lives, has nothing to come back for once there is nothing left for it.
   for (auto& child : children_)
     if (!rules_of(child.role).ends_on_signal && !child.process && input_finished(child))
@@ -59,6 +67,16 @@ void Supervisor::tick_draining(Clock::time_point now) {
       if (child.role == ChildRole::device && !child.finished)
         reason += fmt::format(", {} has not ended", child.name);
     finish(SupervisorEnd::stuck, std::move(reason));
+  }
+}
+
+// A program that does not end when it is asked to goes on making messages, and the drain would have no end.
+void Supervisor::end_sources(Clock::time_point now) {
+  if (now - drain_began_ < options_.drain_grace + source_patience) return;
+  for (auto& child : children_) {
+    if (child.role != ChildRole::source || !child.process) continue;
+    log(fmt::format("{} did not end; killed", child.name));
+    child.process->send(SIGKILL);
   }
 }
 

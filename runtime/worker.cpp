@@ -1,9 +1,12 @@
 #include "runtime/worker.hpp"
 
+#include "runtime/pipeline_layout.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <utility>
 
 namespace sluice {
@@ -13,7 +16,9 @@ namespace {
 using namespace std::chrono_literals;
 
 // For as long as who stops the worker does not ring.
-constexpr auto look_around = 100ms;
+constexpr auto look_around = std::chrono::nanoseconds(100ms);
+// Between two times that a message is given back, if nothing else is done: at first, then twice as long.
+constexpr auto shortest_pause = std::chrono::nanoseconds(1ms);
 // A worker that is to stop waits so long for room in the next queue; what it has in hand stays where it was.
 constexpr auto patience_for_room = 1s;
 
@@ -26,32 +31,34 @@ class Loop {
   Expected<WorkerReport> run();
 
  private:
+  Expected<void> open_consumer(std::size_t from);
   Expected<bool> serve(std::size_t from);
   Status settle(Received& received, Verdict verdict, Delivery& delivery);
   Status pass(Received& received, const Message& onward);
   Status pass_to_all(Received& received, const Message& onward);
   Status send_on(const std::function<Status()>& try_once, const Producer& into);
   void wait();
+  void shed();
   std::unexpected<Error> failed(std::size_t from, Status status) const;
 
   Lane& lane_;
   const WorkerOptions& options_;
   const Handler& handler_;
   const std::atomic<bool>& stop_;
-  std::vector<Consumer> consumers_;
+  std::vector<std::unique_ptr<Consumer>> consumers_;
   std::vector<bool> ended_;
   std::vector<Producer> into_;
   std::vector<WaitSource> sources_;
   WorkerReport report_;
+  bool has_returned_ = false;  // in this turn the handler gave something back
+  std::chrono::nanoseconds pause_ = shortest_pause;
+  std::uint64_t short_seen_ = 0;
 };
 
 Expected<void> Loop::open() {
-  consumers_.reserve(options_.from.size());
-  for (const auto& name : options_.from) {
-    auto consumer = Consumer::open(lane_, name, options_.subscription);
-    if (!consumer) return std::unexpected(std::move(consumer.error()));
-    consumers_.push_back(std::move(*consumer));
-  }
+  consumers_.resize(options_.from.size());
+  for (std::size_t i = 0; i < consumers_.size(); ++i)
+    if (auto opened = open_consumer(i); !opened) return opened;
   ended_.assign(consumers_.size(), false);
   for (const auto& name : options_.into) {
     auto producer = Producer::open(lane_, name);
@@ -62,10 +69,18 @@ Expected<void> Loop::open() {
   return {};
 }
 
+Expected<void> Loop::open_consumer(std::size_t from) {
+  consumers_[from].reset();  // a subscription has one subscriber
+  auto consumer = Consumer::open(lane_, options_.from[from], options_.subscription);
+  if (!consumer) return std::unexpected(std::move(consumer.error()));
+  consumers_[from] = std::make_unique<Consumer>(std::move(*consumer));
+  return {};
+}
+
 std::unexpected<Error> Loop::failed(std::size_t from, Status status) const {
   const auto& name = options_.from[from];
   if (status != Status::corrupt) return fail(status, fmt::format("queue {}: {}", name, to_string(status)));
-  const auto& message = consumers_[from].damaged();
+  const auto& message = consumers_[from]->damaged();
   return fail(
       status,
       fmt::format("queue {}: message of flow {} at {} names bytes {} to {} of block {:#x}: no such block is "
@@ -83,6 +98,7 @@ Status Loop::send_on(const std::function<Status()>& try_once, const Producer& in
       return status;
     }
     if (options_.idle) options_.idle();
+    shed();
     if (!stop_.load(relaxed)) waited = 0ns;
     if (waited >= patience_for_room) return Status::full;
     status = try_once();
@@ -92,10 +108,10 @@ Status Loop::send_on(const std::function<Status()>& try_once, const Producer& in
 
 // That flows are over concerns all streams; told twice it is as good as once.
 Status Loop::pass_to_all(Received& received, const Message& onward) {
-  for (auto& into : into_)
-    if (const auto status = send_on([&] { return into.publish(onward, look_around); }, into);
-        status != Status::ok)
-      return status;
+  for (auto& into : into_) {
+    const auto status = send_on([&] { return into.publish(onward, look_around); }, into);
+    if (status != Status::ok && !(status == Status::full && !into.waits_for_room())) return status;
+  }
   return received.acknowledge();
 }
 
@@ -118,15 +134,18 @@ Status Loop::settle(Received& received, Verdict verdict, Delivery& delivery) {
   return verdict.status();
 }
 
-// Serve a batch of one queue. True: something was there; report_.ended says whether it is over.
+// Serve a batch of one queue. True: something of it is done, or goes on; report_.ended says whether it is over.
 Expected<bool> Loop::serve(std::size_t from) {
-  auto& consumer = consumers_[from];
+  bool any = false;
   for (std::uint32_t served = 0; served < options_.batch; ++served) {
-    auto received = consumer.try_receive();
+    auto received = consumers_[from]->try_receive();
     if (!received) {
       ended_[from] = received.error() == Status::closed;
-      if (ended_[from] || received.error() == Status::empty) return served != 0;
-      return failed(from, received.error());
+      if (ended_[from] || received.error() == Status::empty) return any;
+      if (received.error() != Status::disconnected) return failed(from, received.error());
+      ++report_.disconnected;
+      if (auto anew = open_consumer(from); !anew) return std::unexpected(std::move(anew.error()));
+      return true;
     }
     ended_[from] = false;
     Delivery delivery{.message = received->message(),
@@ -145,42 +164,62 @@ Expected<bool> Loop::serve(std::size_t from) {
                     fmt::format("queue {}: a message of it cannot go on{}: {}", options_.from[from],
                                 into_.empty() ? "" : " into " + options_.into.front(), to_string(status)));
       report_.ended = status;
-      return true;
+      return any;
     }
-    if (verdict.what() == Verdict::What::again) continue;
+    if (verdict.what() == Verdict::What::again) {
+      has_returned_ = true;
+      continue;
+    }
+    any = true;
     ++report_.messages;
     report_.bytes += length;
     report_.redelivered += redelivered ? 1 : 0;
   }
-  return true;
+  return any;
 }
 
-// A message, or the end, of what has not ended; of the others a look now and then: they may be opened again.
+// A message, or the end, of what has not ended; of the others a look now and then: they may be opened again. What the
+// handler has just given back is there at once: it is not shown again before some time.
 void Loop::wait() {
   sources_.clear();
-  for (std::size_t i = 0; i < consumers_.size(); ++i)
-    if (!ended_[i]) sources_.push_back(consumers_[i].source());
+  for (std::size_t i = 0; i < consumers_.size() && !has_returned_; ++i)
+    if (!ended_[i]) sources_.push_back(consumers_[i]->source());
   sources_.push_back({&stop_, [](const void* of) noexcept {
                         return static_cast<const std::atomic<bool>*>(of)->load(relaxed);
                       }});
-  (void)wait_any(lane_, sources_, look_around);
+  pause_ = has_returned_ ? std::min(2 * pause_, look_around) : shortest_pause;
+  (void)wait_any(lane_, sources_, has_returned_ ? pause_ : look_around);
+}
+
+// Make room for those who are short of blocks: what a broadcast of ours keeps for late subscribers comes back.
+void Loop::shed() {
+  const auto short_of = load(pipeline_state(lane_.segment()).short_of_blocks, relaxed);
+  if (std::exchange(short_seen_, short_of) == short_of) return;
+  for (auto& into : into_)
+    if (into.shed()) lane_.heap().flush();
 }
 
 Expected<WorkerReport> Loop::run() {
   for (;;) {
+    // Before the look at the queues: what who stops us has brought back by then is served.
+    const bool stopping = stop_.load(acquire);
     bool any = false;
+    has_returned_ = false;
     for (std::size_t i = 0; i < consumers_.size(); ++i) {
       const auto served = serve(i);
       if (!served) return std::unexpected(served.error());
       if (report_.ended != Status::ok) return report_;
       any = any || *served;
     }
-    if (any) continue;
+    shed();
+    if (any) {
+      pause_ = shortest_pause;
+      continue;
+    }
     lane_.heap().flush();  // nobody waits for blocks that a sleeper has freed
-    if (std::ranges::find(ended_, false) == ended_.end()) return report_;
+    if (stopping || std::ranges::find(ended_, false) == ended_.end()) return report_;
     if (options_.idle) options_.idle();
-    if (stop_.load(relaxed)) return report_;
-    wait();
+    if (!stop_.load(relaxed)) wait();
   }
 }
 

@@ -3,7 +3,7 @@
 //
 //   from ── take ──> handler ── pass ──> into, or done where there is none
 //                       ├── done ───> its block is released
-//                       ├── again ──> back where it was, delivered once more
+//                       ├── again ──> back where it was, shown again after a while; a copy of a broadcast's is gone
 //                       └── stop ───> the same, and the loop ends
 //
 // A message whose worker died before that is shown again to another one, marked.
@@ -65,7 +65,8 @@ struct WorkerReport {
   std::uint64_t messages = 0;  // that were passed on or done
   std::uint64_t bytes = 0;
   std::uint64_t redelivered = 0;
-  std::uint64_t refused = 0;  // done because the next queue had no room, and its policy is not to wait
+  std::uint64_t refused = 0;       // done because the next queue had no room, and its policy is not to wait
+  std::uint64_t disconnected = 0;  // times that a broadcast went on without us, and was joined anew
   Status ended =
       Status::ok;  // ok: stopped and drained, or all queues ended; full: stopped with the next queue full;
                    // else what the handler said
@@ -88,7 +89,6 @@ struct WorkerOptions {
 ///
 /// errors  not_found, busy  a queue is missing, or somebody has the role; bad_argument  the wrong kind of queue
 ///         corrupt          a message names a block that is not there
-///         disconnected     a broadcast went on without us
 Expected<WorkerReport> run_worker(Lane& lane, const WorkerOptions& options, const Handler& handler,
                                   const std::atomic<bool>& stop);
 

@@ -133,7 +133,7 @@ fewer_subscribers() {  # nobody waits for workers that are no more
   send 1
   join_clients
   finish 0
-  expect "subscriptions that ended" "$(grep -c 'the subscription note-[12] of a run with more workers is over' "$dir/err")" 2
+  expect "subscriptions that ended" "$(grep -c 'the subscription note-[12] of another run is over' "$dir/err")" 2
   expect_noted as-it-is
 }
 
@@ -220,6 +220,106 @@ round_and_round() {  # a cycle that may drop is drained when nothing goes round 
   expect_sound
 }
 
+history_is_given_up() {  # what a stage's broadcast keeps for late subscribers comes back when blocks are short
+  local i
+  { echo 'into = "raw"'; echo 'buffers = 64'
+    queue raw work; queue all broadcast
+    stage pass raw 'into = "all"'
+    stage tally all 'count = true'; } | config
+  make_input 1 60000000
+  run --config "$dir/pipeline.toml" --size 16MiB || return
+  send 1
+  join_clients
+  finish 0
+  grep -q 'tally-0: 1 flows closed, 0 aborted; 57.2 MiB' "$dir/err" || failed "not all bytes arrived"
+  { queue all broadcast
+    printf '[[stage]]\nname = "make"\ninto = "all"\nrun = ["%s", "make", "3000", "32768"]\n' "$bin/tests/stage_probe"
+    stage tally all 'count = true'; } | config
+  "$bin/sluice" run --segment "$segment" --config "$dir/pipeline.toml" >"$dir/out" 2>"$dir/err" &
+  run_pid=$!
+  finish 0 none
+  grep -q 'in 3000 messages, 0 redelivered, 0 restarts' "$dir/err" || failed "the program did not make all its messages"
+}
+
+smallest_queues() {
+  local kind
+  for kind in stream work broadcast; do
+    { echo 'into = "raw"'; queue raw "$kind" 'capacity = 2'; stage tally raw 'count = true'; } | config
+    make_input "$kind" 3000000
+    segment="$shm/smallest.$kind"
+    run --config "$dir/pipeline.toml" || return
+    send "$kind"
+    join_clients
+    finish 0
+    grep -q 'tally-0: 1 flows closed, 0 aborted; 2.86 MiB' "$dir/err" || failed "$kind: not all bytes arrived"
+  done
+}
+
+dead_letters_dropped() {  # a queue of dead letters that is full and does not wait holds nobody up
+  local policy i
+  for policy in fail drop-oldest; do
+    segment="$shm/dead.$policy"
+    { echo 'into = "raw"'
+      queue raw work 'capacity = 4' 'deliveries-max = 2' 'dead-letter = "dead"'
+      queue dead work 'capacity = 2' "policy = \"$policy\""
+      queue next work
+      stage upper raw 'into = "next"' "$upper"
+      stage tally next 'count = true'; } | config
+    run --config "$dir/pipeline.toml" || return
+    for i in 1 2 3 4 5 6 7 8; do printf 'bad %s' "$i" | socat -u - "TCP:127.0.0.1:$port"; done
+    printf 'good' | socat -u - "TCP:127.0.0.1:$port"
+    finish 0
+    grep -q '9 flows closed, 0 aborted; 4 B in' "$dir/err" || failed "$policy: the good message did not arrive"
+  done
+}
+
+orphans_take_what_came_back() {  # also the lease of one that died with the supervisor
+  local pids pid
+  { echo 'into = "raw"'; echo 'buffer-size = "4KiB"'
+    queue raw work
+    stage note raw 'workers = 2' "$(note)"; } | config
+  make_text 1 400000
+  run --config "$dir/pipeline.toml" || return
+  pids="$(pid_of note-0) $(pid_of note-1)"
+  # shellcheck disable=SC2086
+  kill -STOP $pids
+  send 1
+  join_clients
+  sleep 0.3
+  kill -KILL "$run_pid" "$(pid_of ingress)"
+  wait "$run_pid" 2>/dev/null
+  run_pid=""
+  # shellcheck disable=SC2086
+  kill -CONT $pids
+  kill -KILL "${pids#* }"
+  for pid in $pids; do until_true 20 ended "$pid" || failed "process $pid is still there"; done
+  expect "messages left" "$("$bin/shm-dump" queues "$segment" --json | python3 -c 'import json, sys
+print(*[q["work"]["waiting"] + q["work"]["leased"] for q in json.load(sys.stdin)["queues"]])')" 0
+}
+
+other_numbers() {  # flows that are on their way keep to their streams
+  { echo 'into = "raw"'
+    queue raw stream; queue next stream
+    stage pass raw 'into = "next"' 'workers = 2'
+    stage store next "sink = \"$sink\"" 'workers = 2'; } | config
+  make_input 1 3000000
+  run --config "$dir/pipeline.toml" || return
+  kill -STOP "$(pid_of store-0)" "$(pid_of store-1)"
+  send 1
+  until_true 10 nothing_received_moves
+  kill -KILL "$run_pid" "$(pid_of ingress)" "$(pid_of pass-0)" "$(pid_of pass-1)" "$(pid_of store-0)" "$(pid_of store-1)"
+  wait "$run_pid" 2>/dev/null
+  join_clients
+  sed 's/workers = 2/workers = 3/' "$dir/pipeline.toml" >"$dir/three.toml"
+  expect_error 7 'found messages in next.[01] of a run with 2 streams, expected as many workers' \
+    --segment "$segment" --tcp 127.0.0.1:0 --config "$dir/three.toml"
+  run --config "$dir/pipeline.toml" || return
+  finish 0
+  run --config "$dir/three.toml" || return
+  finish 0
+  expect "whole files and parts" "$(find "$sink" -name '*.part' | wc -l)" 0
+}
+
 made_here() {  # stages that make messages; the pipeline ends when they have made all
   { queue jobs work 'capacity = 64'
     printf '[[stage]]\nname = "make"\nworkers = 2\ninto = "jobs"\nrun = ["%s", "make", "5000", "100"]\n' \
@@ -293,8 +393,14 @@ bad_graphs() {  # each is one line with the place, and exit code 2
   { echo 'into = "raw"'; queue raw broadcast; stage a raw 'count = true'; } | config
   refused 'queue raw: found a work queue, expected a broadcast'
   { echo 'into = "q"'; queue q work; stage a q 'run = ["/no/such/program"]'; } | config
+  { echo 'into = "q"'; queue q work; stage a q 'run = ["/bin/true"]'; } | config
+  expect_error 1 'a-0 .* exited with code 0 before it was ready' --segment "$segment" --tcp 127.0.0.1:0 --config "$dir/pipeline.toml"
+  { echo 'into = "q"'; queue q broadcast; stage a q 'lagging = "lose-oldest"' "sink = \"$sink\""; } | config
+  refused 'some may be dropped before queue q or at it'
+  { echo 'into = "q"'; queue q work; stage a q 'run = ["/no/such/program"]'; } | config
   expect_error 3 'pipeline.toml:[0-9]+: stage a: run: /no/such/program: No such file' --segment "$segment" --tcp 127.0.0.1:0 --config "$dir/pipeline.toml"
 }
 
 run_scenarios streams_all_the_way work_and_a_program broadcast_to_all fewer_subscribers all_killed supervisor_killed dead_letters \
-  round_and_round made_here stopped_for_long bad_graphs -- "$@"
+  round_and_round history_is_given_up smallest_queues dead_letters_dropped orphans_take_what_came_back \
+  other_numbers made_here stopped_for_long bad_graphs -- "$@"

@@ -154,7 +154,9 @@ Tables process_tables() {
         {VALUE(ProcessState, free), VALUE(ProcessState, joining), VALUE(ProcessState, alive),
          VALUE(ProcessState, leaving), VALUE(ProcessState, recovering)}}},
       {"PipelineState",
-       {sizeof(PipelineState), {FIELD(PipelineState, next_flow), FIELD(PipelineState, reserved)}}},
+       {sizeof(PipelineState),
+        {FIELD(PipelineState, next_flow), FIELD(PipelineState, short_of_blocks),
+         FIELD(PipelineState, reserved)}}},
   };
 }
 

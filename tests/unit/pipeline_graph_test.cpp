@@ -164,6 +164,26 @@ TEST_CASE("graph: a cycle in which everybody may wait for room is refused", "[to
              Contains("its dead letters come back to it"));
 }
 
+TEST_CASE("graph: one queue that drops does not break every cycle that it is on", "[tools][graph]") {
+  const auto first = queue("in", "work") + queue("all", "broadcast") + stage("a", "in", "all");
+  CHECK_THAT(refusal(listening + first + queue("drops", "work", "policy = \"fail\"") +
+                     stage("b", "all", "in") + stage("c", "all", "drops") + stage("d", "drops", "in")),
+             Contains("cycle (in, all)"));
+  CHECK_THAT(refusal(sourced + queue("s", "stream") + stage("make", "", "s", "run = [\"m\"]") +
+                     stage("b", "s", "", "count = true\nworkers = 2")),
+             Contains("stage make makes messages for the streams of 2 workers"));
+}
+
+TEST_CASE("graph: a file of each flow needs all of the flow's messages", "[tools][graph]") {
+  for (const auto* lagging : {"lose-oldest", "disconnect"})
+    CHECK_THAT(refusal(listening + queue("in", "broadcast") +
+                       stage("a", "in", "", fmt::format("sink = \"d\"\nlagging = \"{}\"", lagging))),
+               Contains("some may be dropped before queue in or at it"));
+  CHECK_THAT(refusal(listening + queue("in", "stream") + queue("s", "stream", "policy = \"fail\"") +
+                     stage("a", "in", "s") + stage("b", "s", "", "sink = \"d\"")),
+             Contains("some may be dropped before queue s"));
+}
+
 TEST_CASE("graph: a file of each flow needs the flow's messages in order", "[tools][graph]") {
   CHECK_THAT(refusal(listening + queue("in", "work") + stage("a", "in", "", "sink = \"d\"")),
              Contains("stage a: sink: a flow becomes a file from its messages in order"));

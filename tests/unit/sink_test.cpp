@@ -78,6 +78,22 @@ TEST_CASE("sink: a flow becomes a file under its number when it ends", "[tools][
   CHECK(stream.sink.counters().closed == 1);
 }
 
+TEST_CASE("sink: what comes behind a gap is left out, and the flow is not whole", "[tools][sink]") {
+  TempDirectory directory;
+  {
+    Stream stream(directory.path());
+    stream.open(7);
+    stream.data(7, 0, "hello ");
+    stream.data(7, 8, "rld");
+  }
+  Stream successor(directory.path());
+  successor.data(7, 11, "!");
+  successor.close(7, 12);
+  CHECK(directory.entries() == Names{"7.bin.aborted"});
+  CHECK(text_of(directory, "7.bin.aborted") == "hello ");
+  CHECK(successor.sink.counters().damaged == 1);
+}
+
 TEST_CASE("sink: a flow without bytes becomes an empty file", "[tools][sink]") {
   TempDirectory directory;
   Stream stream(directory.path());

@@ -294,6 +294,12 @@ TEST_CASE("work: a queue under the same name is that one, if it is alike", "[ipc
   CHECK(refusal({.capacity = 9}) == "queue w: found capacity 8, expected 16");
   CHECK(refusal({.capacity = 8, .policy = QueuePolicy::fail}) ==
         "queue w: found policy block, expected fail");
+  must(create_work_queue(*rig.lane, "d1", {.capacity = 4}));
+  must(create_work_queue(*rig.lane, "d2", {.capacity = 4}));
+  must(create_work_queue(*rig.lane, "l", {.capacity = 8, .deliveries_max = 2, .dead_letter = "d1"}));
+  CHECK(refusal({.capacity = 8, .deliveries_max = 2, .dead_letter = "d2"}, "l") ==
+        "queue l: found the dead letter queue d1, expected d2");
+  must(find_or_create_work_queue(*rig.other, "l", {.capacity = 8, .deliveries_max = 2, .dead_letter = "d1"}));
   must(create_stream(*rig.lane, "s", 4));
   CHECK(refusal({}, "s") == "queue s: found a stream, expected a work queue");
   CHECK(WorkQueue::open(*rig.lane, must(find_queue(rig.segment(), "s"))).error() == Status::bad_argument);

@@ -81,6 +81,7 @@ class Planner {
                                [&](const QueuePlan& other) { return other.dead_letter == queue; });
   }
   bool is_ordered(std::size_t queue, std::size_t steps) const;
+  bool is_whole(std::size_t queue, SubscriberPolicy lagging, std::size_t steps) const;
 
   const Topology& topology_;
   PipelinePlan plan_;
@@ -199,6 +200,7 @@ Expected<void> Planner::check_queue(std::size_t index) {
   const auto kind = word_of(queue.kind);
   std::vector<std::string> producers, consumers;
   std::uint32_t producing_workers = 1, subscribers = 0;
+  bool is_filled_by_program = false;
   if (plan_.ingress_into == index) producers.emplace_back("the ingress");
   for (std::size_t i = 0; i < topology_.devices.size(); ++i) {
     if (published_queue(topology_, i) != index) continue;
@@ -209,6 +211,7 @@ Expected<void> Planner::check_queue(std::size_t index) {
   for (const auto& stage : plan_.stages) {
     if (stage.into == index) producers.push_back("stage " + stage.name);
     if (stage.into == index) producing_workers = stage.workers;
+    is_filled_by_program |= stage.into == index && !stage.from;
     if (stage.from == index) consumers.push_back("stage " + stage.name);
     if (stage.from == index) subscribers += stage.workers;
   }
@@ -231,6 +234,12 @@ Expected<void> Planner::check_queue(std::size_t index) {
                  "queue {}: {} workers of {} publish into the streams of {} workers, but each stream has one "
                  "producer: expected as many, or one, or a work queue",
                  queue.name, producing_workers, producers.front(), subscribers);
+  if (queue.kind == QueueKind::stream && is_filled_by_program && producing_workers != subscribers)
+    return wrong(
+        place,
+        "queue {}: {} makes messages for the streams of {} workers, but each of its workers fills one: "
+        "expected as many, or a work queue",
+        queue.name, producers.front(), subscribers);
   if (is_published && subscribers > 1)
     return wrong(place, "queue {}: {} workers take from the stream of {}, expected one", queue.name,
                  subscribers, producers.front());
@@ -252,13 +261,20 @@ Expected<void> Planner::check_queue(std::size_t index) {
 }
 
 Expected<void> Planner::check_cycles() {
-  const PipelineGraph graph(plan_);
+  // Nobody waits for room in a work queue that drops: without these nothing may come round.
+  auto waiting = plan_;
+  const auto drops = [&](std::optional<std::size_t> queue) {
+    return queue && plan_.queues[*queue].kind == QueueKind::work &&
+           plan_.queues[*queue].policy != QueuePolicy::block;
+  };
+  std::erase_if(waiting.stages,
+                [&](const StagePlan& stage) { return drops(stage.from) || drops(stage.into); });
+  for (std::size_t i = 0; i < waiting.queues.size(); ++i)
+    if (drops(i) || drops(waiting.queues[i].dead_letter)) waiting.queues[i].dead_letter.reset();
+  const PipelineGraph graph(waiting);
   for (std::size_t i = 0; i < plan_.queues.size(); ++i) {
     const auto cycle = graph.cycle_of(i);
-    if (cycle.empty() || std::ranges::any_of(cycle, [&](std::size_t on) {
-          return plan_.queues[on].kind == QueueKind::work && plan_.queues[on].policy != QueuePolicy::block;
-        }))
-      continue;
+    if (cycle.empty()) continue;
     std::vector<std::string> names;
     for (const auto on : cycle) names.push_back(plan_.queues[on].name);
     return wrong(
@@ -278,6 +294,15 @@ bool Planner::is_ordered(std::size_t queue, std::size_t steps) const {
   return true;
 }
 
+// Whether who takes from the queue, in a stage with that policy, gets everything.
+bool Planner::is_whole(std::size_t queue, SubscriberPolicy lagging, std::size_t steps) const {
+  if (plan_.queues[queue].policy != QueuePolicy::block || steps > plan_.queues.size()) return false;
+  if (plan_.queues[queue].kind == QueueKind::broadcast && lagging != SubscriberPolicy::block) return false;
+  for (const auto& stage : plan_.stages)
+    if (stage.into == queue && stage.from && !is_whole(*stage.from, stage.lagging, steps + 1)) return false;
+  return true;
+}
+
 Expected<void> Planner::check_order() {
   for (std::size_t i = 0; i < plan_.stages.size(); ++i) {
     const auto& stage = plan_.stages[i];
@@ -287,6 +312,12 @@ Expected<void> Planner::check_order() {
           topology_.stages[i].place,
           "stage {}: sink: a flow becomes a file from its messages in order, and queue {} comes behind a work "
           "queue, which gives them to many: expected streams or a broadcast all the way",
+          stage.name, plan_.queues[*stage.from].name);
+    if (!is_whole(*stage.from, stage.lagging, 0))
+      return wrong(
+          topology_.stages[i].place,
+          "stage {}: sink: a flow becomes a file from all of its messages, and some may be dropped before queue {} "
+          "or at it: expected policy and lagging block all the way",
           stage.name, plan_.queues[*stage.from].name);
     if (plan_.queues[*stage.from].kind == QueueKind::broadcast && stage.workers > 1)
       return wrong(

@@ -120,6 +120,10 @@ Expected<void> FlowSink::write(std::uint64_t flow, std::span<const std::byte> by
                                bool redelivered) {
   const auto file = file_of(flow, redelivered);
   if (!file) return std::unexpected(file.error());
+  // Behind a gap nothing is written: the file stays a beginning of the flow, and its end tells that it is not whole.
+  auto& end = open_files_.find(flow)->second.end;
+  if (position > end) return {};
+  end = std::max(end, position + bytes.size());
   while (!bytes.empty()) {
     const auto put = ::pwrite(*file, bytes.data(), bytes.size(), static_cast<off_t>(position));
     if (put < 0 && errno == EINTR) continue;
@@ -142,8 +146,10 @@ Expected<void> FlowSink::end(std::uint64_t flow, Ending ending, std::uint64_t by
   const bool whole = found && static_cast<std::uint64_t>(info.st_size) == bytes;
   // What was acknowledged earlier cannot be had again, so trying again would stop the stream for nothing.
   if (ending == Ending::closed && !whole) {
-    fmt::print(stderr, "sink: flow {}: {}/{} has {} bytes, the flow had {}: somebody else changed it\n", flow,
-               directory_, part, found ? info.st_size : 0, bytes);
+    fmt::print(
+        stderr,
+        "sink: flow {}: {}/{} has {} bytes, the flow had {}: a part never came, or somebody else changed it\n",
+        flow, directory_, part, found ? info.st_size : 0, bytes);
     ++counters_.damaged;
     ending = Ending::aborted;
   }
@@ -181,7 +187,9 @@ Expected<int> FlowSink::file_of(std::uint64_t flow, bool redelivered) {
   auto fd = open_file(flow, redelivered);
   if (!fd) return std::unexpected(fd.error());
   const int number = fd->get();
-  open_files_.emplace(flow, OpenFile{std::move(*fd), ++clock_});
+  struct stat info{};
+  if (::fstat(number, &info) != 0) return failed("stat", part_name(flow), errno);
+  open_files_.emplace(flow, OpenFile{std::move(*fd), ++clock_, static_cast<std::uint64_t>(info.st_size)});
   return number;
 }
 

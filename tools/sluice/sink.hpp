@@ -7,7 +7,8 @@
 //
 // Invariants
 //   1. A message is acknowledged after its effect is in the file system, not before.
-//   2. No file of another stream, another run or another program is ever written or replaced.
+//   2. A file holds a beginning of its flow without gaps; what comes behind one is left out, and the flow ends as aborted.
+//   3. No file of another stream, another run or another program is ever written or replaced.
 // Thread safety: one FlowSink per stream and thread; several may share a directory.
 #pragma once
 
@@ -47,6 +48,7 @@ class FlowSink {
   struct OpenFile {
     UniqueFd fd;
     std::uint64_t used = 0;
+    std::uint64_t end = 0;  // of what was written
   };
   enum class Ending : std::uint8_t { closed, aborted };
 
