@@ -215,6 +215,7 @@ class Supervisor {
   Clock::time_point next_tick_;
   Clock::time_point next_status_ = Clock::time_point::max();
   std::uint64_t progress_seen_ = 0;
+  std::uint64_t fewest_queued_ = ~std::uint64_t{0};
   Clock::time_point progress_at_;
   Clock::time_point drain_began_;
   std::uint64_t status_bytes_ = 0;

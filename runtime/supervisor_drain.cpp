@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <ranges>
 #include <utility>
 
 namespace sluice {
@@ -16,10 +17,17 @@ constexpr auto source_patience = std::chrono::seconds(1);
 
 }  // namespace
 
-// Whether no message moved for the grace and the patience together.
+// Whether no message moved for the grace and the patience together. What goes round a cycle moves for ever: where there is
+// one, only that there are fewer than ever is progress, or that some came in.
 bool Supervisor::stalled(Clock::time_point now) {
-  const auto moves = queues_->totals().moves;
-  if (std::exchange(progress_seen_, moves) != moves) progress_at_ = now;
+  const auto totals = queues_->totals();
+  const bool has_cycle =
+      std::ranges::any_of(std::views::iota(std::size_t{0}, options_.plan.queues.size()),
+                          [this](std::size_t queue) { return graph_.reaches(queue, queue); });
+  const auto seen = has_cycle ? totals.pushed : totals.moves;
+  if (std::exchange(progress_seen_, seen) != seen || (has_cycle && totals.queued < fewest_queued_))
+    progress_at_ = now;
+  fewest_queued_ = std::min(fewest_queued_, totals.queued);
   return now - progress_at_ > options_.drain_grace + options_.drain_patience;
 }
 
@@ -28,6 +36,7 @@ void Supervisor::begin_drain(SupervisorEnd end, std::string reason) {
   report_.end = end;
   report_.reason = std::move(reason);
   progress_at_ = drain_began_ = Clock::now();
+  fewest_queued_ = ~std::uint64_t{0};
   next_tick_ = progress_at_;
   if (!report_.reason.empty())
     log(report_.reason + "; draining");
