@@ -57,12 +57,12 @@ Expected<PipelineQueues> PipelineQueues::open(Lane& lane, const PipelinePlan& pl
   PipelineQueues result(lane, plan);
   result.queues_.resize(plan.queues.size());
   result.connect();
-  for (const auto step : {&PipelineQueues::open, &PipelineQueues::create_streams}) {
-    for (std::size_t queue = 0; queue < plan.queues.size(); ++queue)
-      if (auto done = (result.*step)(queue); !done) return std::unexpected(done.error());
-    // Between the two: a refusal leaves the streams as they are.
-    if (auto same = result.check_numbers(); !same) return std::unexpected(same.error());
-  }
+  for (std::size_t queue = 0; queue < plan.queues.size(); ++queue)
+    if (auto opened = result.open(queue); !opened) return std::unexpected(opened.error());
+  // Before any stream is created: a refusal leaves them as they are.
+  if (auto same = result.check_numbers(); !same) return std::unexpected(same.error());
+  for (std::size_t queue = 0; queue < plan.queues.size(); ++queue)
+    if (auto created = result.create_streams(queue); !created) return std::unexpected(created.error());
   return result;
 }
 
@@ -154,7 +154,6 @@ Expected<void> PipelineQueues::check_numbers() const {
 }
 
 void PipelineQueues::connect() {
-  for (auto& queue : queues_) queue.from_outside = false;
   if (plan_->ingress_into) queues_[*plan_->ingress_into].from_outside = true;
   for (std::size_t i = 0; i < queues_.size(); ++i) {
     if (plan_->queues[i].streams == 0) queues_[i].from_outside = true;
